@@ -67,8 +67,9 @@ class [[nodiscard]] basic_result {
   explicit operator bool() const noexcept { return value_.has_value(); }
   bool has_value() const noexcept { return value_.has_value(); }
   // REQUIRES: has_value().
-  T& operator*() noexcept { return value_checked(); }
-  const T& operator*() const noexcept { return const_cast<basic_result*>(this)->value_checked(); }
+  T& operator*() & noexcept { return value_checked(); }
+  T&& operator*() && noexcept { return std::move(value_checked()); }
+  const T& operator*() const& noexcept { return const_cast<basic_result*>(this)->value_checked(); }
   T* operator->() noexcept { return &value_checked(); }
   const T* operator->() const noexcept { return &const_cast<basic_result*>(this)->value_checked(); }
   // REQUIRES: !has_value().

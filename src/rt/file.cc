@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MIT
+#include "rt/file.h"
+
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace lbd::rt {
+namespace {
+
+using base::errc;
+using base::failure;
+
+class os_file final : public file {
+ public:
+  os_file(int fd, file_info info) : fd_(fd) { info_ = std::move(info); }
+  ~os_file() override {
+    if (map_ != MAP_FAILED) ::munmap(map_, map_bytes_);
+    ::close(fd_);
+  }
+
+  file_extent extent_at(uint64_t offset) noexcept override {
+    const uint64_t size = info_.size_bytes;
+    if (info_.is_block_device) return {size - offset, false};
+    const off_t at = static_cast<off_t>(offset);
+    const off_t data = ::lseek(fd_, at, SEEK_DATA);
+    if (data < 0) return {size - offset, errno == ENXIO};
+    if (data > at) return {std::min<uint64_t>(static_cast<uint64_t>(data), size) - offset, true};
+    const off_t hole = ::lseek(fd_, at, SEEK_HOLE);
+    if (hole <= at) return {size - offset, false};
+    return {std::min<uint64_t>(static_cast<uint64_t>(hole), size) - offset, false};
+  }
+
+  base::bytes_view mapping() noexcept override {
+    const size_t bytes = map_bytes_.load(std::memory_order_acquire);
+    return {static_cast<const std::byte*>(map_), bytes};
+  }
+
+  bool resident(uint64_t offset, uint64_t length) noexcept override {
+    if (info_.in_memory) return true;
+    static const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    unsigned char pages[256];
+    const uint64_t begin = offset / page * page;
+    if (offset + length - begin > sizeof pages * page) return false;
+    auto* at = static_cast<std::byte*>(map_) + begin;
+    const size_t bytes = offset + length - begin;
+    if (::mincore(at, bytes, pages) != 0) return false;
+    const size_t n = (bytes + page - 1) / page;
+    return std::all_of(pages, pages + n, [](unsigned char p) { return (p & 1) != 0; });
+  }
+
+  base::result<void> lock(lock_kind kind, uint64_t first, uint64_t count) noexcept override {
+    struct flock l = range(kind, first, count);
+    if (::fcntl(fd_, F_OFD_SETLK, &l) == 0) return {};
+    return base::error_from_errno(errno == EACCES ? EAGAIN : errno);
+  }
+
+  bool would_block(lock_kind kind, uint64_t first, uint64_t count) noexcept override {
+    struct flock l = range(kind, first, count);
+    return ::fcntl(fd_, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+  }
+
+  bool try_now(io_request& r) noexcept override {
+    r.fd = fd_;
+    if (r.op == io_op::resize) {
+      r.result = ::ftruncate(fd_, static_cast<off_t>(r.length)) == 0 ? 0 : -errno;
+      if (r.result == 0) info_.size_bytes = r.length;
+      return true;
+    }
+    if (r.op == io_op::fallocate && info_.is_block_device) {
+      r.result = block_device_allocate(r);
+      return true;
+    }
+    if (r.op == io_op::read) return try_read(r);
+    if (r.op == io_op::write && info_.in_memory) {
+      const ssize_t n = ::pwritev(fd_, r.iov, static_cast<int>(r.iov_count), at(r));
+      r.result = n < 0 ? -errno : n;
+      return true;
+    }
+    return false;
+  }
+
+  void start(io_request& r) override { reactor::current().submit(r); }
+
+  void map_for_reading() noexcept {
+    if (info_.is_block_device || info_.size_bytes == 0 || !lends_pages()) return;
+    map_ = ::mmap(nullptr, info_.size_bytes, PROT_READ, MAP_SHARED, fd_, 0);
+    if (map_ != MAP_FAILED) map_bytes_ = info_.size_bytes;
+  }
+
+ private:
+  static off_t at(const io_request& r) noexcept { return static_cast<off_t>(r.offset); }
+
+  static struct flock range(lock_kind kind, uint64_t first, uint64_t count) noexcept {
+    struct flock l {};
+    l.l_type = kind == lock_kind::none ? F_UNLCK : kind == lock_kind::shared ? F_RDLCK : F_WRLCK;
+    l.l_whence = SEEK_SET;
+    l.l_start = static_cast<off_t>(first);
+    l.l_len = static_cast<off_t>(count);
+    return l;
+  }
+
+  // mincore() tells the truth only to somebody who may write the file; without it a cold page would
+  // block the reactor inside a send.
+  bool lends_pages() const noexcept {
+    return info_.in_memory || info_.writable || ::access(info_.path.c_str(), W_OK) == 0;
+  }
+
+  bool try_read(io_request& r) noexcept {
+    const int flags = info_.in_memory ? 0 : RWF_NOWAIT;
+    if (!info_.in_memory && no_nowait_.load(std::memory_order_relaxed)) return false;
+    const ssize_t n = ::preadv2(fd_, r.iov, static_cast<int>(r.iov_count), at(r), flags);
+    if (n >= 0) {
+      // A short read from the cache is not the end of the file: let the ring read the rest.
+      uint64_t wanted = 0;
+      for (uint32_t i = 0; i < r.iov_count; ++i) wanted += r.iov[i].iov_len;
+      if (static_cast<uint64_t>(n) < wanted && flags != 0) return false;
+      r.result = n;
+      return true;
+    }
+    if (errno == EOPNOTSUPP) no_nowait_.store(true, std::memory_order_relaxed);
+    if (flags != 0) return false;
+    r.result = -errno;
+    return true;
+  }
+
+  // Discard and zeroing of a block device have no ring operation; they are rare and short.
+  int64_t block_device_allocate(const io_request& r) const noexcept {
+    uint64_t args[2] = {r.offset, r.length};
+    const unsigned long request = (r.flags & FALLOC_FL_PUNCH_HOLE) != 0 ? BLKDISCARD : BLKZEROOUT;
+    return ::ioctl(fd_, request, args) == 0 ? 0 : -errno;
+  }
+
+  const int fd_;
+  void* map_ = MAP_FAILED;
+  std::atomic<size_t> map_bytes_{0};
+  std::atomic<bool> no_nowait_{false};
+};
+
+failure open_failure(const std::string& path, const char* what, int error) {
+  std::string remedy;
+  if (error == ENOENT) remedy = " (check the path, or create the file first)";
+  if (error == EACCES || error == EPERM) remedy = " (check its permissions, or open it read-only)";
+  if (error == EROFS) remedy = " (the file system is read-only: open it read-only)";
+  return failure{static_cast<errc>(error), std::string("cannot ") + what + " '" + path +
+                                               "': " + base::to_string(static_cast<errc>(error)) +
+                                               remedy};
+}
+
+base::outcome<file_info> inspect(int fd, const std::string& path, open_options options) {
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return open_failure(path, "inspect", errno);
+  file_info info;
+  info.path = path;
+  info.writable = options.writable;
+  info.device_id = st.st_dev;
+  info.inode = st.st_ino;
+  if (S_ISBLK(st.st_mode)) {
+    info.is_block_device = true;
+    info.device_id = st.st_rdev;
+    info.inode = 0;
+    if (::ioctl(fd, BLKGETSIZE64, &info.size_bytes) != 0)
+      return open_failure(path, "find the size of", errno);
+    int sector = 512;
+    if (::ioctl(fd, BLKSSZGET, &sector) == 0 && options.direct)
+      info.direct_align_bytes = static_cast<uint32_t>(sector);
+  } else if (S_ISREG(st.st_mode)) {
+    info.size_bytes = static_cast<uint64_t>(st.st_size);
+    struct statfs fs {};
+    info.in_memory = ::fstatfs(fd, &fs) == 0 && !options.direct &&
+                     (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+    // The kernel tells no alignment for regular files before 6.1's statx; 4096 suits every disk.
+    if (options.direct) info.direct_align_bytes = 4096;
+  } else {
+    return failure{errc::inval, "'" + path + "' is neither a regular file nor a block device"};
+  }
+  return info;
+}
+
+class os_file_system final : public file_system {
+ public:
+  base::outcome<std::unique_ptr<file>> open(const std::string& path,
+                                            open_options options) override {
+    return open_file(path, options);
+  }
+};
+
+}  // namespace
+
+base::outcome<std::unique_ptr<file>> open_file(const std::string& path, open_options options) {
+  int flags = O_CLOEXEC | (options.writable ? O_RDWR : O_RDONLY);
+  if (options.create) flags |= O_CREAT | (options.exclusive ? O_EXCL : 0);
+  if (options.direct) flags |= O_DIRECT;
+  const int fd = ::open(path.c_str(), flags, 0644);
+  if (fd < 0) {
+    if (options.direct && errno == EINVAL)
+      return failure{errc::inval, "cannot open '" + path +
+                                      "' with direct=1: its file system has no O_DIRECT "
+                                      "(leave direct out)"};
+    return open_failure(path, "open", errno);
+  }
+  auto info = inspect(fd, path, options);
+  if (!info) {
+    ::close(fd);
+    return info.error();
+  }
+  auto f = std::make_unique<os_file>(fd, *std::move(info));
+  if (!options.direct) f->map_for_reading();
+  return std::unique_ptr<file>(std::move(f));
+}
+
+file_system& os_files() noexcept {
+  static os_file_system files;
+  return files;
+}
+
+task<base::result<void>> file::resize(uint64_t size_bytes) {
+  file_op op(*this, plain_request(io_op::resize, 0, 0, size_bytes));
+  CO_CHECK(co_await op);
+  info_.size_bytes = size_bytes;
+  co_return base::result<void>{};
+}
+
+task<base::result<void>> file::read_all(uint64_t offset, base::bytes_span to) {
+  while (!to.empty()) {
+    const iovec v{to.data(), to.size()};
+    CO_TRY(const size_t n, co_await read(offset, segments(&v, 1)));
+    if (n == 0) {
+      std::memset(to.data(), 0, to.size());
+      break;
+    }
+    offset += n;
+    to = to.subspan(n);
+  }
+  co_return base::result<void>{};
+}
+
+task<base::result<void>> file::write_all(uint64_t offset, base::bytes_view from) {
+  while (!from.empty()) {
+    const iovec v{const_cast<std::byte*>(from.data()), from.size()};
+    CO_TRY(const size_t n, co_await write(offset, segments(&v, 1)));
+    if (n == 0) co_return base::io_error{errc::io, 0};
+    offset += n;
+    from = from.subspan(n);
+  }
+  co_return base::result<void>{};
+}
+
+}  // namespace lbd::rt

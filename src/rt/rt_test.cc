@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+// Every test runs on both back ends of the operating system.
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "rt/buffer_pool.h"
+#include "rt/file.h"
+#include "rt/gate.h"
+#include "rt/runtime.h"
+#include "rt/socket.h"
+#include "rt/uring.h"
+
+namespace lbd::rt {
+namespace {
+
+using base::result;
+
+class rt_backends : public testing::TestWithParam<backend> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == backend::uring && !uring_available()) GTEST_SKIP() << "io_uring is refused";
+    auto r = runtime::start({.reactors = 3, .how = GetParam()});
+    ASSERT_TRUE(r) << r.error().message;
+    rt_ = *std::move(r);
+  }
+  std::unique_ptr<runtime> rt_;
+};
+
+INSTANTIATE_TEST_SUITE_P(all, rt_backends, testing::Values(backend::uring, backend::threads),
+                         [](const auto& i) {
+                           return i.param == backend::uring ? "uring" : "threads";
+                         });
+
+task<int> deep(int n) {
+  if (n == 0) co_return 0;
+  co_return 1 + co_await deep(n - 1);
+}
+task<int> many_synchronous_awaits(int n) {
+  int sum = 0;
+  for (int i = 0; i < n; ++i) sum += co_await deep(0) + 1;
+  co_return sum;
+}
+
+TEST_P(rt_backends, a_long_loop_of_synchronous_awaits_needs_no_stack) {
+  EXPECT_EQ(rt_->run_until(many_synchronous_awaits(2'000'000)), 2'000'000);
+  EXPECT_EQ(rt_->run_until(deep(1000)), 1000);
+}
+
+task<uint64_t> sleeper(uint64_t ns) {
+  const uint64_t start = reactor::current().now_ns();
+  co_await sleep_for(std::chrono::nanoseconds(ns));
+  co_return reactor::current().now_ns() - start;
+}
+
+TEST_P(rt_backends, timers_fire_and_not_early) {
+  EXPECT_GE(rt_->run_until(sleeper(3'000'000)), 3'000'000u);
+}
+
+task<unsigned> where() { co_return reactor::current().index(); }
+task<unsigned> hop(runtime& rt, unsigned to) {
+  auto work = [] { return where(); };
+  const unsigned there = co_await call_on(rt.at(to), work);
+  co_return there * 10 + reactor::current().index();
+}
+
+TEST_P(rt_backends, calls_run_on_the_other_reactor_and_come_back) {
+  EXPECT_EQ(rt_->run_until(hop(*rt_, 2)), 20u);
+  EXPECT_EQ(rt_->run_until(hop(*rt_, 0)), 0u);
+  for (int i = 0; i < 2000; ++i) ASSERT_EQ(rt_->run_until(hop(*rt_, 1)), 10u);
+}
+
+std::string temp_path() {
+  std::string name = "/tmp/lbd-rt-test-XXXXXX";
+  const int fd = ::mkstemp(name.data());
+  EXPECT_GE(fd, 0);
+  ::close(fd);
+  return name;
+}
+
+task<result<std::string>> file_round_trip(std::string path) {
+  auto opened = open_file(path, {.writable = true});
+  if (!opened) co_return base::io_error{opened.error().code};
+  file& f = **opened;
+  const std::string text = "layered block devices";
+  CO_CHECK(co_await f.write_all(8192, base::as_bytes(text)));
+  CO_CHECK(co_await f.sync_data());
+  CO_CHECK(co_await f.resize(16384));
+  std::string back(text.size(), '?');
+  CO_CHECK(co_await f.read_all(8192, std::as_writable_bytes(std::span(back))));
+  std::string past(10, '?');
+  CO_CHECK(co_await f.read_all(16380, std::as_writable_bytes(std::span(past))));
+  if (past != std::string(10, '\0')) co_return base::io_error{base::errc::io, 1};
+  if (f.info().size_bytes != 16384) co_return base::io_error{base::errc::io, 2};
+  co_return back;
+}
+
+TEST_P(rt_backends, files_round_trip) {
+  const std::string path = temp_path();
+  const auto r = rt_->run_until(file_round_trip(path));
+  ASSERT_TRUE(r) << base::to_string(r.error().code) << r.error().detail;
+  EXPECT_EQ(*r, "layered block devices");
+  ::unlink(path.c_str());
+}
+
+TEST(file, open_errors_name_the_path_and_the_remedy) {
+  const auto r = open_file("/nonexistent/x", {});
+  ASSERT_FALSE(r);
+  EXPECT_EQ(r.error().code, base::errc::noent);
+  EXPECT_NE(r.error().message.find("'/nonexistent/x'"), std::string::npos);
+}
+
+task<result<size_t>> echo_server(socket& listener) {
+  auto accepted = co_await listener.accept();
+  if (!accepted) co_return accepted.error();
+  socket s = *std::move(accepted);
+  buffer b(65536);
+  size_t total = 0;
+  for (;;) {
+    CO_TRY(const size_t n, co_await s.recv_some(b.span()));
+    if (n == 0) co_return total;
+    CO_CHECK(co_await s.send_all(b.first(n)));
+    total += n;
+  }
+}
+task<result<size_t>> echo_client(socket_address where_to, size_t bytes) {
+  auto connected = co_await socket::connect(where_to);
+  if (!connected) co_return connected.error();
+  socket s = *std::move(connected);
+  buffer out(bytes), in(bytes);
+  for (size_t i = 0; i < bytes; ++i) out.data()[i] = static_cast<std::byte>(i * 7);
+  CO_CHECK(co_await s.send_all(out.span()));
+  CO_CHECK(co_await s.recv_all(in.span()));
+  co_return std::equal(in.data(), in.data() + bytes, out.data()) ? bytes : 0;
+}
+task<std::vector<result<size_t>>> echo_both(socket& l, socket_address a, size_t bytes) {
+  std::vector<task<result<size_t>>> both;
+  both.push_back(echo_server(l));
+  both.push_back(echo_client(a, bytes));
+  co_return co_await when_all(std::move(both));
+}
+
+TEST_P(rt_backends, sockets_carry_bytes_both_ways) {
+  auto resolved = socket_address::resolve("127.0.0.1", "0", true);
+  ASSERT_TRUE(resolved);
+  const std::string path = temp_path();
+  ::unlink(path.c_str());
+  for (const auto& address : {resolved->front(), *socket_address::unix_path(path)}) {
+    auto l = socket::listen(address);
+    ASSERT_TRUE(l) << l.error().message;
+    socket_address at = l->local_address();
+    const auto r = rt_->run_until(echo_both(*l, at, 60'000));
+    ASSERT_TRUE(r[0]) << base::to_string(r[0].error().code);
+    ASSERT_TRUE(r[1]);
+    EXPECT_EQ(*r[0], 60'000u);
+    EXPECT_EQ(*r[1], 60'000u);
+  }
+  // The socket file of a server that is gone is taken over.
+  auto again = socket::listen(*socket_address::unix_path(path));
+  EXPECT_TRUE(again);
+  auto taken = socket::listen(*socket_address::unix_path(path));
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(static_cast<int>(taken.error().code), EADDRINUSE);
+  ::unlink(path.c_str());
+}
+
+struct gate_run {
+  explicit gate_run(runtime& rt) : g(rt) {}
+  gate g;
+  std::atomic<int> inside{0}, served{0};
+  std::atomic<bool> closed{false}, violated{false};
+};
+task<bool> worker(gate_run& r, int rounds) {
+  for (int i = 0; i < rounds; ++i) {
+    co_await r.g.enter();
+    if (r.closed) r.violated = true;
+    ++r.inside;
+    co_await yield_now{};
+    --r.inside;
+    ++r.served;
+    r.g.leave();
+  }
+  co_return true;
+}
+task<bool> closer(runtime& rt, gate_run& r) {
+  for (int i = 0; i < 50; ++i) {
+    co_await r.g.close();
+    r.closed = true;
+    if (r.inside != 0) r.violated = true;
+    co_await sleep_for(std::chrono::microseconds(100));
+    r.closed = false;
+    co_await r.g.open();
+    co_await sleep_for(std::chrono::microseconds(100));
+  }
+  (void)rt;
+  co_return true;
+}
+task<bool> worker_on(runtime& rt, unsigned i, gate_run& r) {
+  auto work = [&r] { return worker(r, 3000); };
+  co_return co_await call_on(rt.at(i), work);
+}
+task<bool> gate_under_load(runtime& rt, gate_run& r) {
+  std::vector<task<bool>> all;
+  for (unsigned i = 0; i < rt.reactor_count(); ++i) all.push_back(worker_on(rt, i, r));
+  all.push_back(closer(rt, r));
+  co_await when_all(std::move(all));
+  co_return true;
+}
+
+TEST_P(rt_backends, a_closed_gate_is_empty_and_loses_nobody) {
+  gate_run r(*rt_);
+  rt_->run_until(gate_under_load(*rt_, r));
+  EXPECT_FALSE(r.violated);
+  EXPECT_EQ(r.served, 9000);
+}
+
+task<std::string> range_order(range_lock& locks, std::string& log, char name, uint64_t at,
+                              uint64_t bytes) {
+  auto held = co_await locks.lock(at, bytes);
+  log += name;
+  co_await yield_now{};
+  co_await yield_now{};
+  log += static_cast<char>(name | 0x20);
+  co_return log;
+}
+task<std::string> ranges(std::string& log) {
+  range_lock locks;
+  std::vector<task<std::string>> all;
+  all.push_back(range_order(locks, log, 'A', 0, 100));
+  all.push_back(range_order(locks, log, 'B', 50, 100));
+  all.push_back(range_order(locks, log, 'C', 200, 10));
+  all.push_back(range_order(locks, log, 'D', 120, 10));
+  co_await when_all(std::move(all));
+  co_return log;
+}
+
+TEST_P(rt_backends, range_locks_exclude_overlaps_in_order) {
+  std::string log;
+  rt_->run_until(ranges(log));
+  EXPECT_EQ(log.find('C'), 1u);  // C does not wait for A
+  EXPECT_LT(log.find('a'), log.find('B'));
+  EXPECT_LT(log.find('b'), log.find('D'));
+}
+
+task<bool> semaphore_user(semaphore& s, uint64_t n, int& holders, int& most) {
+  co_await s.acquire(n);
+  holders += static_cast<int>(n);
+  most = std::max(most, holders);
+  co_await yield_now{};
+  holders -= static_cast<int>(n);
+  s.release(n);
+  co_return true;
+}
+task<bool> semaphore_users(int& most) {
+  semaphore s(4);
+  int holders = 0;
+  std::vector<task<bool>> all;
+  for (uint64_t i = 0; i < 20; ++i) all.push_back(semaphore_user(s, 1 + i % 4, holders, most));
+  co_await when_all(std::move(all));
+  co_return s.available() == 4;
+}
+
+TEST_P(rt_backends, semaphores_bound_and_return_everything) {
+  int most = 0;
+  EXPECT_TRUE(rt_->run_until(semaphore_users(most)));
+  EXPECT_LE(most, 4);
+  EXPECT_GE(most, 3);
+}
+
+}  // namespace
+}  // namespace lbd::rt

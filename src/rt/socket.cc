@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+#include "rt/socket.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+
+namespace lbd::rt {
+namespace {
+
+using base::errc;
+using base::failure;
+using base::io_error;
+
+failure listen_failure(const socket_address& a, int error) {
+  std::string remedy;
+  if (error == EADDRINUSE) remedy = ": something else listens there (choose another, or stop it)";
+  if (error == EACCES) remedy = " (permission denied: choose a port of 1024 or more, or a path you "
+                                "may write)";
+  return failure{static_cast<errc>(error), "cannot listen on " + a.text() + ": " +
+                                               base::to_string(static_cast<errc>(error)) + remedy};
+}
+
+// Whether somebody accepts connections at a Unix socket path.
+bool unix_socket_lives(const socket_address& a) {
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return true;
+  const bool lives = ::connect(fd, a.get(), a.bytes) == 0 || errno == EAGAIN;
+  ::close(fd);
+  return lives;
+}
+
+int bind_to(int fd, const socket_address& a) {
+  if (::bind(fd, a.get(), a.bytes) == 0) return 0;
+  if (errno != EADDRINUSE || !a.is_unix()) return errno;
+  const char* path = reinterpret_cast<const sockaddr_un*>(a.get())->sun_path;
+  struct stat st {};
+  if (::lstat(path, &st) != 0 || !S_ISSOCK(st.st_mode) || unix_socket_lives(a)) return EADDRINUSE;
+  ::unlink(path);
+  return ::bind(fd, a.get(), a.bytes) == 0 ? 0 : errno;
+}
+
+io_request message_request(io_op op, int fd, msghdr& m, int flags) {
+  io_request r;
+  r.op = op;
+  r.fd = fd;
+  r.message = &m;
+  r.flags = flags;
+  return r;
+}
+
+}  // namespace
+
+std::string socket_address::text() const {
+  if (is_unix()) return reinterpret_cast<const sockaddr_un*>(get())->sun_path;
+  char host[NI_MAXHOST], port[NI_MAXSERV];
+  if (::getnameinfo(get(), bytes, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return "?";
+  const bool v6 = storage.ss_family == AF_INET6;
+  return (v6 ? "[" + std::string(host) + "]" : std::string(host)) + ":" + port;
+}
+
+base::outcome<socket_address> socket_address::unix_path(const std::string& path) {
+  sockaddr_un un{};
+  if (path.empty() || path.size() >= sizeof un.sun_path)
+    return failure{errc::inval, "socket path '" + path + "' must have 1 to " +
+                                    std::to_string(sizeof un.sun_path - 1) + " bytes"};
+  un.sun_family = AF_UNIX;
+  std::memcpy(un.sun_path, path.data(), path.size());
+  socket_address a;
+  std::memcpy(&a.storage, &un, sizeof un);
+  a.bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
+  return a;
+}
+
+base::outcome<std::vector<socket_address>> socket_address::resolve(const std::string& host,
+                                                                   const std::string& port,
+                                                                   bool for_listening) {
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = for_listening ? AI_PASSIVE : 0;
+  addrinfo* list = nullptr;
+  const int rc =
+      ::getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
+  if (rc != 0)
+    return failure{errc::noent, "cannot resolve '" + host + ":" + port + "': " + gai_strerror(rc)};
+  std::vector<socket_address> out;
+  for (const addrinfo* i = list; i != nullptr; i = i->ai_next) {
+    socket_address a;
+    std::memcpy(&a.storage, i->ai_addr, i->ai_addrlen);
+    a.bytes = i->ai_addrlen;
+    out.push_back(a);
+  }
+  ::freeaddrinfo(list);
+  return out;
+}
+
+socket::~socket() { close(); }
+
+void socket::close() noexcept {
+  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+}
+
+void socket::shutdown() noexcept {
+  if (fd_ >= 0) ::shutdown(fd_, SHUT_RDWR);
+}
+
+void socket::tune() noexcept {
+  const int on = 1;
+  ::setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(fd_, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+base::outcome<socket> socket::listen(const socket_address& address) {
+  const int fd = ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return listen_failure(address, errno);
+  socket s(fd);
+  const int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (address.storage.ss_family == AF_INET6)
+    ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  if (const int error = bind_to(fd, address); error != 0) return listen_failure(address, error);
+  if (::listen(fd, 128) != 0) return listen_failure(address, errno);
+  return s;
+}
+
+socket_address socket::local_address() const {
+  socket_address a;
+  a.bytes = sizeof a.storage;
+  ::getsockname(fd_, reinterpret_cast<sockaddr*>(&a.storage), &a.bytes);
+  return a;
+}
+
+task<base::result<void>> socket::send_all(base::bytes_view bytes) {
+  while (!bytes.empty()) {
+    iovec v{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    msghdr m{};
+    m.msg_iov = &v;
+    m.msg_iovlen = 1;
+    os_request send(message_request(io_op::send, fd_, m, MSG_NOSIGNAL));
+    const int64_t n = co_await send;
+    if (n < 0) co_return base::error_from_errno(static_cast<int>(-n));
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+  co_return base::result<void>{};
+}
+
+task<base::result<size_t>> socket::recv_some(base::bytes_span to) {
+  iovec v{to.data(), to.size()};
+  msghdr m{};
+  m.msg_iov = &v;
+  m.msg_iovlen = 1;
+  os_request receive(message_request(io_op::recv, fd_, m, 0));
+  const int64_t n = co_await receive;
+  if (n < 0) co_return base::error_from_errno(static_cast<int>(-n));
+  co_return static_cast<size_t>(n);
+}
+
+task<base::result<void>> socket::recv_all(base::bytes_span to) {
+  while (!to.empty()) {
+    CO_TRY(const size_t n, co_await recv_some(to));
+    if (n == 0) co_return io_error{errc::not_connected, 0};
+    to = to.subspan(n);
+  }
+  co_return base::result<void>{};
+}
+
+task<base::result<socket>> socket::accept() {
+  io_request r;
+  r.op = io_op::accept;
+  r.fd = fd_;
+  os_request accepted(r);
+  const int64_t fd = co_await accepted;
+  if (fd < 0) co_return base::error_from_errno(static_cast<int>(-fd));
+  co_return socket(static_cast<int>(fd));
+}
+
+task<base::result<socket>> socket::connect(socket_address address) {
+  socket s(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!s) co_return base::error_from_errno(errno);
+  io_request r;
+  r.op = io_op::connect;
+  r.fd = s.fd();
+  r.address = address.get();
+  r.address_bytes = address.bytes;
+  os_request connected(r);
+  const int64_t rc = co_await connected;
+  if (rc < 0) co_return base::error_from_errno(static_cast<int>(-rc));
+  if (!address.is_unix()) s.tune();
+  co_return std::move(s);
+}
+
+}  // namespace lbd::rt
