@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include "block/device.h"
+#include "block/layer.h"
+#include "block/segments.h"
+#include "rt/runtime.h"
+
+namespace lbd::block {
+namespace {
+
+// A bottom of plain bytes, and a device that shifts requests and counts who is inside.
+class bytes_device final : public block_device {
+ public:
+  explicit bytes_device(size_t n) : bytes_(n) { limits_.size_bytes = n; }
+  const block::limits& limits() const noexcept override { return limits_; }
+  task<result<void>> read(uint64_t o, segments to, io_opts) override {
+    copy_to(to, base::bytes_view(bytes_).subspan(o, total_bytes(to)));
+    co_return result<void>{};
+  }
+  task<result<void>> write(uint64_t o, segments from, io_opts) override {
+    if (failing) co_return io_error{errc::nospc, 0};
+    copy_from(from, base::bytes_span(bytes_).subspan(o, total_bytes(from)));
+    co_return result<void>{};
+  }
+  task<result<void>> flush(io_opts) override { co_return result<void>{}; }
+  lease borrow(uint64_t o, uint64_t n) noexcept override {
+    return {base::bytes_view(bytes_).subspan(o, n)};
+  }
+  bool failing = false;
+
+ private:
+  std::vector<std::byte> bytes_;
+  block::limits limits_;
+};
+
+class shifting_device final : public block_device, crossing {
+ public:
+  shifting_device(block_device& below, uint64_t by) : below_(below), by_(by) {
+    limits_ = below.limits();
+    limits_.size_bytes -= by;
+  }
+  const block::limits& limits() const noexcept override { return limits_; }
+  task<result<void>> read(uint64_t o, segments to, io_opts io) override {
+    return block::read(below_, o + by_, to, io);
+  }
+  task<result<void>> write(uint64_t o, segments from, io_opts io) override {
+    return block::write(below_, o + by_, from, io);
+  }
+  task<result<void>> flush(io_opts io) override { return below_.flush(io); }
+  routed route(op, uint64_t o, uint64_t, path& way) noexcept override {
+    way.push(*this, o);
+    ++inside;
+    return {&below_, o + by_};
+  }
+  int inside = 0;
+  errc last = errc::ok;
+
+ private:
+  void leave(uint64_t, errc code) noexcept override {
+    --inside;
+    last = code;
+  }
+  block_device& below_;
+  uint64_t by_;
+  block::limits limits_;
+};
+
+TEST(walk, ends_at_who_serves_and_leaves_every_crossing) {
+  bytes_device bottom(1 << 20);
+  shifting_device a(bottom, 4096), b(a, 512);
+  path way;
+  const place at = walk(b, op::read, 100, 10, way);
+  EXPECT_EQ(at.device, &bottom);
+  EXPECT_EQ(at.offset, 100u + 512 + 4096);
+  EXPECT_EQ(a.inside + b.inside, 2);
+  EXPECT_TRUE(at.device->borrow(at.offset, 10));
+  way.leave(errc::io);
+  EXPECT_EQ(a.inside + b.inside, 0);
+  EXPECT_EQ(a.last, errc::io);
+  way.leave(errc::ok);
+  EXPECT_EQ(a.last, errc::io) << "left twice";
+}
+
+TEST(walk, a_stack_deeper_than_a_path_still_works) {
+  auto rt = *rt::runtime::start({.reactors = 1});
+  bytes_device bottom(1 << 20);
+  std::vector<std::unique_ptr<shifting_device>> all;
+  block_device* top = &bottom;
+  for (size_t i = 0; i < bounds::path_crossings * 2 + 3; ++i) {
+    all.push_back(std::make_unique<shifting_device>(*top, 512));
+    top = all.back().get();
+  }
+  const std::string text = "deep";
+  const segment_list s(base::as_bytes(text));
+  ASSERT_TRUE(rt->run_until(write(*top, 7, s.view(), {})));
+  std::string back(4, '?');
+  const iovec v{back.data(), 4};
+  ASSERT_TRUE(rt->run_until(read(*top, 7, segments(&v, 1), {})));
+  EXPECT_EQ(back, text);
+  bottom.failing = true;
+  const auto r = rt->run_until(write(*top, 7, s.view(), {}));
+  EXPECT_EQ(base::code_of(r), errc::nospc);
+  for (const auto& d : all) EXPECT_EQ(d->inside, 0);
+  EXPECT_EQ(all.back()->last, errc::nospc);
+}
+
+TEST(default_operations, are_safe) {
+  auto rt = *rt::runtime::start({.reactors = 1});
+  bytes_device d(8192);
+  const std::vector<std::byte> ones(8192, std::byte{1});
+  const segment_list s{base::bytes_view(ones)};
+  ASSERT_TRUE(rt->run_until(write(d, 0, s.view(), {})));
+  ASSERT_TRUE(rt->run_until(d.write_zeroes(1000, 2000, {})));
+  std::vector<std::byte> back(8192);
+  const iovec v{back.data(), back.size()};
+  ASSERT_TRUE(rt->run_until(read(d, 0, segments(&v, 1), {})));
+  EXPECT_TRUE(base::is_zero(base::bytes_view(back).subspan(1000, 2000)));
+  EXPECT_EQ(back[999], std::byte{1});
+  EXPECT_EQ(back[3000], std::byte{1});
+  const auto fast = rt->run_until(d.write_zeroes(0, 512, {.flags = io_fast_only}));
+  EXPECT_EQ(base::code_of(fast), errc::notsup);
+  extent_list e;
+  ASSERT_TRUE(rt->run_until(d.extents(0, 8192, e, {})));
+  EXPECT_EQ(e.runs(), (std::vector<extent>{{8192, false, false}}));
+}
+
+TEST(extent_list, merges_neighbours_and_is_bounded) {
+  extent_list e(2);
+  EXPECT_TRUE(e.append({10, true, true}));
+  EXPECT_TRUE(e.append({20, true, true}));
+  EXPECT_TRUE(e.append({5, false, false}));
+  EXPECT_FALSE(e.append({5, true, true}));
+  EXPECT_EQ(e.total_bytes(), 35u);
+  EXPECT_EQ(e.runs().size(), 2u);
+}
+
+TEST(segment_list, cuts_across_segments) {
+  std::string a = "hello", b = " ", c = "world";
+  const iovec v[] = {{a.data(), 5}, {b.data(), 1}, {c.data(), 5}};
+  const segment_list cut(v, 3, 5);
+  std::string out(5, '?');
+  copy_from(cut.view(), std::as_writable_bytes(std::span(out)));
+  EXPECT_EQ(out, "lo wo");
+  segment_list many;
+  for (int i = 0; i < 20; ++i) many.add({a.data(), 5});
+  EXPECT_EQ(total_bytes(many.view()), 100u);
+  EXPECT_EQ(many.view().size(), 20u);
+}
+
+TEST(check_range, refuses_empty_wrapping_and_outside) {
+  limits l;
+  l.size_bytes = 4096;
+  EXPECT_TRUE(check_range(l, 0, 4096));
+  EXPECT_FALSE(check_range(l, 0, 0));
+  EXPECT_FALSE(check_range(l, 4095, 2));
+  EXPECT_FALSE(check_range(l, UINT64_MAX - 1, 4));
+}
+
+}  // namespace
+}  // namespace lbd::block
