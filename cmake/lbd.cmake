@@ -60,18 +60,26 @@ function(lbd_test name)
   set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
-# lbd_fuzzer(NAME SOURCES x_fuzz.cc DEPS ... [CORPUS dir]): the source defines LLVMFuzzerTestOneInput. In ctest it runs
-# 1 s (deterministic: a fixed seed and a fixed number of inputs where libFuzzer is not the driver).
+# lbd_fuzzer(NAME SOURCES x_fuzz.cc DEPS ... [CORPUS dir]): the source defines LLVMFuzzerTestOneInput.
+# Two tests: NAME runs about 1 s, NAME.long (label slow) about 20 s, or with libFuzzer as driver just
+# that long. Our own driver is deterministic: a fixed seed and a fixed number of inputs.
 function(lbd_fuzzer name)
   cmake_parse_arguments(arg "" "CORPUS" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE lbd_flags ${arg_DEPS})
   if(LBD_LIBFUZZER)
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-    add_test(NAME ${name} COMMAND ${name} -max_total_time=1 -seed=1 ${arg_CORPUS})
+    # libFuzzer adds what it finds to the first folder; it is not to be the source tree's.
+    set(found ${CMAKE_BINARY_DIR}/corpus/${name})
+    file(MAKE_DIRECTORY ${found} ${found}.long)
+    add_test(NAME ${name} COMMAND ${name} -max_total_time=1 -seed=1 ${found} ${arg_CORPUS})
+    add_test(NAME ${name}.long
+      COMMAND ${name} -max_total_time=20 -seed=2 ${found}.long ${arg_CORPUS})
   else()
     target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/fuzz/driver.cc)
-    add_test(NAME ${name} COMMAND ${name} ${arg_CORPUS})
+    add_test(NAME ${name} COMMAND ${name} -runs=80000 ${arg_CORPUS})
+    add_test(NAME ${name}.long COMMAND ${name} -runs=2000000 -seed=2 ${arg_CORPUS})
   endif()
   set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 60)
+  set_tests_properties(${name}.long PROPERTIES LABELS "fuzz;slow" TIMEOUT 300)
 endfunction()
