@@ -180,7 +180,7 @@ class block_device {
                                      io_opts io);
 
   // Fast path, synchronous: who serves this request? A device that only remaps it says so; it may
-  // push crossings. {nullptr} (the default) means: call my coroutine operation. REQUIRES: length > 0
+  // push one crossing (there is room for it). {nullptr} (the default) means: call my coroutine operation. REQUIRES: length > 0
   // and the range is inside the device. flush and extents are never routed.
   virtual routed route(op /*what*/, uint64_t /*offset*/, uint64_t /*length*/,
                        path& /*way*/) noexcept {

@@ -40,8 +40,7 @@ class os_file final : public file {
   }
 
   base::bytes_view mapping() noexcept override {
-    const size_t bytes = map_bytes_.load(std::memory_order_acquire);
-    return {static_cast<const std::byte*>(map_), bytes};
+    return {static_cast<const std::byte*>(map_), map_bytes_};
   }
 
   bool resident(uint64_t offset, uint64_t length) noexcept override {
@@ -81,7 +80,7 @@ class os_file final : public file {
     }
     if (r.op == io_op::read) return try_read(r);
     if (r.op == io_op::write && info_.in_memory) {
-      const ssize_t n = ::pwritev(fd_, r.iov, static_cast<int>(r.iov_count), at(r));
+      const ssize_t n = ::pwritev2(fd_, r.iov, static_cast<int>(r.iov_count), at(r), r.flags);
       r.result = n < 0 ? -errno : n;
       return true;
     }
@@ -91,9 +90,12 @@ class os_file final : public file {
   void start(io_request& r) override { reactor::current().submit(r); }
 
   void map_for_reading() noexcept {
-    if (info_.is_block_device || info_.size_bytes == 0 || !lends_pages()) return;
-    map_ = ::mmap(nullptr, info_.size_bytes, PROT_READ, MAP_SHARED, fd_, 0);
-    if (map_ != MAP_FAILED) map_bytes_ = info_.size_bytes;
+    if (info_.is_block_device || !lends_pages()) return;
+    if (info_.size_bytes == 0 && !info_.writable) return;
+    // A file that may grow gets room to do so: address space costs nothing.
+    const size_t bytes = info_.size_bytes + (info_.writable ? size_t{1} << 40 : 0);
+    map_ = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_, 0);
+    if (map_ != MAP_FAILED) map_bytes_ = bytes;
   }
 
  private:
@@ -141,7 +143,7 @@ class os_file final : public file {
 
   const int fd_;
   void* map_ = MAP_FAILED;
-  std::atomic<size_t> map_bytes_{0};
+  size_t map_bytes_ = 0;
   std::atomic<bool> no_nowait_{false};
 };
 

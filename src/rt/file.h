@@ -72,8 +72,11 @@ class file {
   file_op read(uint64_t offset, segments to) noexcept {
     return file_op(*this, vector_request(io_op::read, offset, to));
   }
-  file_op write(uint64_t offset, segments from) noexcept {
-    return file_op(*this, vector_request(io_op::write, offset, from));
+  // `flags`: 0 or RWF_DSYNC (durable before the answer).
+  file_op write(uint64_t offset, segments from, int flags = 0) noexcept {
+    io_request r = vector_request(io_op::write, offset, from);
+    r.flags = flags;
+    return file_op(*this, r);
   }
   // fdatasync: everything written (and answered) before is durable afterwards.
   file_op sync_data() noexcept { return file_op(*this, plain_request(io_op::sync_data, 0, 0, 0)); }
@@ -92,8 +95,9 @@ class file {
   // the device. REQUIRES: offset < size.
   virtual file_extent extent_at(uint64_t offset) noexcept = 0;
 
-  // The file's pages in memory, read-only, or an empty span. Touching pages beyond a truncated end
-  // is fatal: only the kernel may be given these addresses (send), which then fails with EFAULT.
+  // The file's pages in memory, read-only, or an empty span; it may reach beyond the end of the file,
+  // so that the file can grow into it. Touching pages beyond the end is fatal: only the kernel may be
+  // given these addresses (send), which then fails with EFAULT.
   virtual base::bytes_view mapping() noexcept { return {}; }
   // Whether the pages of the range are in memory now (a guess may be wrong later, never fatal).
   virtual bool resident(uint64_t /*offset*/, uint64_t /*length*/) noexcept { return false; }

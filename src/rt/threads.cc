@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -68,7 +69,7 @@ class blocking_pool {
         n = ::preadv(r.fd, r.iov, static_cast<int>(r.iov_count), at);
         break;
       case io_op::write:
-        n = ::pwritev(r.fd, r.iov, static_cast<int>(r.iov_count), at);
+        n = ::pwritev2(r.fd, r.iov, static_cast<int>(r.iov_count), at, r.flags);
         break;
       case io_op::sync_data:
         n = ::fdatasync(r.fd);
