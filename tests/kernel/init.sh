@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# shellcheck shell=dash disable=SC1091
 # SPDX-License-Identifier: MIT
+# shellcheck shell=dash disable=SC1091
 #
 # The guest's first process: loads drivers, runs the script that the host hands over through the
 # firmware interface with its output on one virtio port, writes its exit status to another, and ends
