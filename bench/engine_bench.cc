@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// What the engine itself costs per request: nanoseconds of walking through stacked devices, of
+// coroutine frames, of gates. No data moves and nothing waits.
+#include <benchmark/benchmark.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "block/device.h"
+#include "block/segments.h"
+#include "rt/gate.h"
+#include "rt/runtime.h"
+
+namespace lbd::bench {
+namespace {
+
+using block::io_opts;
+using block::result;
+using block::segments;
+using rt::task;
+
+constexpr std::uint64_t device_bytes = std::uint64_t{1} << 40;
+
+// A device that answers every request without doing anything.
+class leaf final : public block::block_device {
+ public:
+  leaf() { limits_.size_bytes = device_bytes; }
+  const block::limits& limits() const noexcept override { return limits_; }
+  task<result<void>> read(std::uint64_t offset, segments, io_opts) override {
+    benchmark::DoNotOptimize(offset);
+    co_return result<void>{};
+  }
+  task<result<void>> write(std::uint64_t offset, segments, io_opts) override {
+    benchmark::DoNotOptimize(offset);
+    co_return result<void>{};
+  }
+  task<result<void>> flush(io_opts) override { co_return result<void>{}; }
+
+ private:
+  block::limits limits_;
+};
+
+enum class style {
+  routes,    // remaps by route(), with one crossing
+  forwards,  // hands out the task of the device below
+  awaits,    // has a coroutine frame of its own
+};
+
+// A linear mapping: adds a start to the offset.
+class remap final : public block::block_device, private block::crossing {
+ public:
+  remap(block::block_device& below, style how) : below_(below), how_(how) {}
+  const block::limits& limits() const noexcept override { return below_.limits(); }
+
+  block::routed route(block::op, std::uint64_t offset, std::uint64_t,
+                      block::path& way) noexcept override {
+    if (how_ != style::routes) return {};
+    ++inside_;
+    way.push(*this, 0);
+    return {&below_, offset + start_bytes};
+  }
+  task<result<void>> read(std::uint64_t offset, segments to, io_opts io) override {
+    if (how_ == style::awaits) return awaited(offset, to, io);
+    return below_.read(offset + start_bytes, to, io);
+  }
+  task<result<void>> write(std::uint64_t offset, segments from, io_opts io) override {
+    return below_.write(offset + start_bytes, from, io);
+  }
+  task<result<void>> flush(io_opts io) override { return below_.flush(io); }
+
+ private:
+  static constexpr std::uint64_t start_bytes = 4096;
+
+  task<result<void>> awaited(std::uint64_t offset, segments to, io_opts io) {
+    const result<void> done = co_await below_.read(offset + start_bytes, to, io);
+    co_return done;
+  }
+  void leave(std::uint64_t, block::errc) noexcept override { --inside_; }
+
+  block::block_device& below_;
+  style how_;
+  std::uint64_t inside_ = 0;
+};
+
+// `depth` remaps over a leaf; top() is the uppermost.
+class tower {
+ public:
+  tower(std::int64_t depth, style how) {
+    devices_.push_back(std::make_unique<leaf>());
+    for (std::int64_t i = 0; i < depth; i++) {
+      devices_.push_back(std::make_unique<remap>(*devices_.back(), how));
+    }
+  }
+  block::block_device& top() { return *devices_.back(); }
+
+ private:
+  std::vector<std::unique_ptr<block::block_device>> devices_;
+};
+
+void walk(benchmark::State& state) {
+  tower devices(state.range(0), style::routes);
+  std::uint64_t offset = 0;
+  for (auto _ : state) {
+    block::path way;
+    const block::place at = block::walk(devices.top(), block::op::read, offset, 4096, way);
+    benchmark::DoNotOptimize(at.offset);
+    way.leave(block::errc::ok);
+    offset = (offset + 4096) & (device_bytes / 2 - 1);
+  }
+}
+BENCHMARK(walk)->Arg(0)->Arg(1)->Arg(5)->Arg(10)->Arg(20);
+
+task<void> read_many(benchmark::State& state, block::block_device& top) {
+  std::byte bytes[512];
+  const iovec one{bytes, sizeof bytes};
+  for (auto _ : state) {
+    const result<void> done = co_await top.read(0, segments(&one, 1), io_opts{});
+    benchmark::DoNotOptimize(done);
+  }
+}
+
+void coroutine_per_device(benchmark::State& state) {
+  tower devices(state.range(0), style::awaits);
+  rt::spawn(read_many(state, devices.top()));
+}
+BENCHMARK(coroutine_per_device)->Arg(0)->Arg(1)->Arg(5)->Arg(10)->Arg(20);
+
+void task_handed_through(benchmark::State& state) {
+  tower devices(state.range(0), style::forwards);
+  rt::spawn(read_many(state, devices.top()));
+}
+BENCHMARK(task_handed_through)->Arg(1)->Arg(10);
+
+task<void> walk_and_read_many(benchmark::State& state, block::block_device& top) {
+  std::byte bytes[512];
+  const iovec one{bytes, sizeof bytes};
+  for (auto _ : state) {
+    const result<void> done = co_await block::read(top, 0, segments(&one, 1), io_opts{});
+    benchmark::DoNotOptimize(done);
+  }
+}
+
+// What an export pays for a request that cannot be lent: the walk, its frame and the leaf's.
+void walk_and_read(benchmark::State& state) {
+  tower devices(state.range(0), style::routes);
+  rt::spawn(walk_and_read_many(state, devices.top()));
+}
+BENCHMARK(walk_and_read)->Arg(0)->Arg(1)->Arg(10)->Arg(20);
+
+std::unique_ptr<rt::runtime> start_runtime() {
+  rt::runtime_options options;
+  options.reactors = 1;
+  auto started = rt::runtime::start(options);
+  if (!started) {
+    std::fputs("engine_bench: no reactor can run here\n", stderr);
+    std::exit(1);
+  }
+  return std::move(*started);
+}
+
+void gate_enter_leave(benchmark::State& state) {
+  const auto runtime = start_runtime();
+  const rt::reactor::scope here(runtime->at(0));
+  rt::gate gate(*runtime);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(gate.try_enter());
+    gate.leave();
+  }
+}
+BENCHMARK(gate_enter_leave);
+
+}  // namespace
+}  // namespace lbd::bench
+
+BENCHMARK_MAIN();
