@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+#include "stack/device.h"
+
+#include <algorithm>
+
+#include "block/segments.h"
+
+namespace lbd::stack {
+
+using base::errc;
+using base::io_error;
+using base::result;
+using block::io_opts;
+using block::op;
+using rt::segments;
+using rt::task;
+
+namespace {
+
+// A cookie holds the operation in its low bits and the start time above.
+constexpr uint64_t op_bits = 3;
+
+uint64_t make_cookie(op what, uint64_t now_ns) noexcept {
+  return now_ns << op_bits | static_cast<uint64_t>(what);
+}
+
+}  // namespace
+
+device::device(rt::runtime& runtime, std::string name, std::unique_ptr<table> first)
+    : runtime_(runtime),
+      name_(std::move(name)),
+      gate_(runtime),
+      limits_(nullptr),
+      counters_(runtime.reactor_count()) {
+  adopt(std::move(first));
+}
+
+device::~device() = default;
+
+void device::adopt(std::unique_ptr<table> next) {
+  all_limits_.push_back(std::make_unique<const block::limits>(next->limits()));
+  limits_.store(all_limits_.back().get(), std::memory_order_release);
+  live_ = std::move(next);
+}
+
+void device::count_start(op what, uint64_t bytes, uint64_t& cookie) noexcept {
+  rt::reactor& here = rt::reactor::current();
+  cookie = make_cookie(what, here.now_ns());
+  counters_.started(here.index(), what, bytes);
+}
+
+// The end of a routed request.
+void device::leave(uint64_t cookie, errc code) noexcept {
+  rt::reactor& here = rt::reactor::current();
+  const auto what = static_cast<op>(cookie & ((1u << op_bits) - 1));
+  const uint64_t started = cookie >> op_bits;
+  counters_.finished(here.index(), what, here.now_ns() - started, code != errc::ok);
+  gate_.leave();
+}
+
+block::routed device::route(op what, uint64_t offset, uint64_t length,
+                            block::path& way) noexcept {
+  if (!gate_.try_enter()) return {};
+  const table::segment* s = live_->find(offset);
+  if (s == nullptr || length > s->end() - offset) {
+    gate_.leave();
+    return {};
+  }
+  uint64_t cookie = 0;
+  count_start(what, length, cookie);
+  way.push(*this, cookie);
+  return {s->target.get(), offset - s->start};
+}
+
+// A request that came by a coroutine: inside the gate from enter() to the end of its scope.
+class device::visit {
+ public:
+  visit(device& d, op what, uint64_t bytes) noexcept : device_(d) {
+    d.count_start(what, bytes, cookie_);
+  }
+  visit(const visit&) = delete;
+  visit& operator=(const visit&) = delete;
+  ~visit() { device_.leave(cookie_, code); }
+  errc code = errc::ok;
+
+ private:
+  device& device_;
+  uint64_t cookie_ = 0;
+};
+
+task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
+  co_await gate_.enter();
+  const uint64_t length = block::total_bytes(to);
+  visit here(*this, op::read, length);
+  for (uint64_t done = 0; done < length;) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) {
+      here.code = errc::inval;
+      co_return io_error{errc::inval, 0};
+    }
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    const block::segment_list part(to, done, n);
+    const auto r = co_await block::read(*s->target, offset + done - s->start, part.view(), io);
+    if (!r) {
+      here.code = r.error().code;
+      co_return r;
+    }
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
+  co_await gate_.enter();
+  const uint64_t length = block::total_bytes(from);
+  visit here(*this, op::write, length);
+  for (uint64_t done = 0; done < length;) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) {
+      here.code = errc::inval;
+      co_return io_error{errc::inval, 0};
+    }
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    const block::segment_list part(from, done, n);
+    const auto r = co_await block::write(*s->target, offset + done - s->start, part.view(), io);
+    if (!r) {
+      here.code = r.error().code;
+      co_return r;
+    }
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::flush_targets(io_opts io) {
+  result<void> first;
+  const block::block_device* before = nullptr;
+  for (const auto& s : live_->segments()) {
+    if (s.target.get() == before) continue;
+    before = s.target.get();
+    // All of them, even after a failure: as much as can be durable shall be.
+    auto r = co_await s.target->flush(io);
+    if (!r && first) first = r;
+  }
+  co_return first;
+}
+
+task<result<void>> device::flush(io_opts io) {
+  co_await gate_.enter();
+  visit here(*this, op::flush, 0);
+  const auto r = co_await flush_targets(io);
+  here.code = base::code_of(r);
+  co_return r;
+}
+
+task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io) {
+  co_await gate_.enter();
+  visit here(*this, op::discard, length);
+  for (uint64_t done = 0; done < length;) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) {
+      here.code = errc::inval;
+      co_return io_error{errc::inval, 0};
+    }
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    const auto r = co_await s->target->discard(offset + done - s->start, n, io);
+    if (!r) {
+      here.code = r.error().code;
+      co_return r;
+    }
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opts io) {
+  co_await gate_.enter();
+  visit here(*this, op::write_zeroes, length);
+  for (uint64_t done = 0; done < length;) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) {
+      here.code = errc::inval;
+      co_return io_error{errc::inval, 0};
+    }
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    const auto r = co_await s->target->write_zeroes(offset + done - s->start, n, io);
+    if (!r) {
+      here.code = r.error().code;
+      co_return r;
+    }
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::extents(uint64_t offset, uint64_t length, block::extent_list& out,
+                                   io_opts io) {
+  co_await gate_.enter();
+  visit here(*this, op::extents, length);
+  for (uint64_t done = 0; done < length && !out.full();) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) break;
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    const uint64_t before = out.total_bytes();
+    const auto r = co_await s->target->extents(offset + done - s->start, n, out, io);
+    if (!r) {
+      here.code = r.error().code;
+      co_return r;
+    }
+    if (out.total_bytes() - before < n) break;
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::suspend(bool flush) {
+  const auto held = co_await control_.lock();
+  if (!suspended_) {
+    co_await gate_.close();
+    suspended_ = true;
+  }
+  if (!flush) co_return result<void>{};
+  co_return co_await flush_targets({});
+}
+
+task<void> device::resume() {
+  const auto held = co_await control_.lock();
+  if (!suspended_) co_return;
+  suspended_ = false;
+  co_await gate_.open();
+}
+
+task<base::outcome<void>> device::replace_table(builder build) {
+  const auto held = co_await control_.lock();
+  const bool was_suspended = suspended_;
+  if (!was_suspended) co_await gate_.close();
+  auto made = co_await build(*live_);
+  const uint64_t size_before = limits().size_bytes;
+  base::outcome<void> answer;
+  std::unique_ptr<table> old;
+  if (made) {
+    old = std::move(live_);
+    adopt(*std::move(made));
+  } else {
+    answer = made.error();
+  }
+  if (!was_suspended) co_await gate_.open();
+  if (resized_ && limits().size_bytes != size_before) resized_(limits().size_bytes);
+  co_return answer;
+}
+
+}  // namespace lbd::stack

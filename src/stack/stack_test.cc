@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include "block/segments.h"
+#include "stack/device.h"
+#include "store/memory/memory.h"
+
+namespace lbd::stack {
+namespace {
+
+using base::result;
+using rt::task;
+
+std::shared_ptr<store::memory_device> memory(uint64_t size) {
+  return std::shared_ptr<store::memory_device>(*store::memory_device::make(size));
+}
+
+class stack_device : public testing::Test {
+ protected:
+  result<void> write(block::block_device& d, uint64_t at, std::string text) {
+    const block::segment_list s(base::as_bytes(text));
+    return rt_->run_until(block::write(d, at, s.view(), {}));
+  }
+  std::string read(block::block_device& d, uint64_t at, size_t n) {
+    std::string text(n, '?');
+    const iovec v{text.data(), n};
+    EXPECT_TRUE(rt_->run_until(block::read(d, at, rt::segments(&v, 1), {})));
+    return text;
+  }
+  std::unique_ptr<rt::runtime> rt_ = *rt::runtime::start({.reactors = 2});
+};
+
+TEST_F(stack_device, segments_are_joined_and_requests_split_between_them) {
+  auto a = memory(8192), b = memory(4096);
+  std::vector<table::segment> lines;
+  lines.push_back({0, 8192, a});
+  lines.push_back({8192, 4096, b});
+  device d(*rt_, "d", *table::make(std::move(lines)));
+  EXPECT_EQ(d.limits().size_bytes, 12288u);
+  ASSERT_TRUE(write(d, 8188, "leftright"));
+  EXPECT_EQ(read(*a, 8188, 4), "left");
+  EXPECT_EQ(read(*b, 0, 5), "right");
+  EXPECT_EQ(read(d, 8188, 9), "leftright");
+  block::extent_list e;
+  ASSERT_TRUE(rt_->run_until(d.extents(0, 12288, e, {})));
+  EXPECT_EQ(e.total_bytes(), 12288u);
+  ASSERT_TRUE(rt_->run_until(d.discard(0, 12288, {})));
+  EXPECT_EQ(read(d, 8188, 9), std::string(9, '\0'));
+}
+
+TEST_F(stack_device, tables_with_gaps_are_refused) {
+  std::vector<table::segment> lines;
+  lines.push_back({0, 4096, memory(4096)});
+  lines.push_back({8192, 4096, memory(4096)});
+  const auto r = table::make(std::move(lines));
+  ASSERT_FALSE(r);
+  EXPECT_NE(r.error().message.find("sector 16"), std::string::npos);
+}
+
+TEST_F(stack_device, counts_requests_bytes_errors_and_latency) {
+  device d(*rt_, "d", table::whole(memory(1 << 20)));
+  ASSERT_TRUE(write(d, 0, std::string(4096, 'x')));
+  read(d, 0, 512);
+  read(d, 0, 512);
+  const auto t = d.totals();
+  const auto& reads = t[static_cast<size_t>(block::op::read)];
+  EXPECT_EQ(reads.requests, 2u);
+  EXPECT_EQ(reads.bytes, 1024u);
+  EXPECT_EQ(reads.errors, 0u);
+  EXPECT_GT(reads.percentile_ns(0.99), 0u);
+  EXPECT_EQ(t[static_cast<size_t>(block::op::write)].bytes, 4096u);
+}
+
+struct load {
+  std::atomic<bool> stop{false};
+  std::atomic<bool> wrong{false};
+  std::atomic<uint64_t> done{0};
+};
+task<bool> writer(device& d, load& l, uint64_t at) {
+  for (uint64_t i = 0; !l.stop; ++i) {
+    uint64_t value = i, back = 0;
+    const iovec out{&value, sizeof value}, in{&back, sizeof back};
+    const auto w = co_await block::write(d, at, rt::segments(&out, 1), {});
+    const auto r = co_await block::read(d, at, rt::segments(&in, 1), {});
+    if (!w || !r || back != value) l.wrong = true;
+    ++l.done;
+    co_await rt::yield_now{};
+  }
+  co_return true;
+}
+// A table whose target is the same memory: what was written stays.
+task<base::outcome<std::unique_ptr<table>>> same_again(const table& old) {
+  co_return table::whole(old.segments()[0].target);
+}
+task<base::outcome<std::unique_ptr<table>>> refuse(const table&) {
+  co_return base::failure{base::errc::inval, "no"};
+}
+task<bool> swapper(device& d, load& l) {
+  for (int i = 0; i < 200; ++i) {
+    device::builder good = same_again, bad = refuse;
+    const auto swapped = co_await d.replace_table(std::move(good));
+    const auto refused = co_await d.replace_table(std::move(bad));
+    if (!swapped || refused) l.wrong = true;
+    (void)co_await d.suspend(true);
+    co_await d.resume();
+  }
+  l.stop = true;
+  co_return true;
+}
+task<bool> writer_on(rt::runtime& rt, unsigned i, device& d, load& l) {
+  auto work = [&d, &l, i] { return writer(d, l, i * 4096); };
+  co_return co_await rt::call_on(rt.at(i), work);
+}
+task<bool> swap_under_load(rt::runtime& rt, device& d, load& l) {
+  std::vector<task<bool>> all;
+  all.push_back(writer_on(rt, 0, d, l));
+  all.push_back(writer_on(rt, 1, d, l));
+  all.push_back(swapper(d, l));
+  co_await rt::when_all(std::move(all));
+  co_return true;
+}
+
+TEST_F(stack_device, tables_are_swapped_under_load_and_no_request_fails) {
+  device d(*rt_, "d", table::whole(memory(1 << 20)));
+  load l;
+  rt_->run_until(swap_under_load(*rt_, d, l));
+  EXPECT_FALSE(l.wrong);
+  EXPECT_GT(l.done, 200u);
+}
+
+TEST_F(stack_device, a_suspended_device_holds_requests_until_resume) {
+  device d(*rt_, "d", table::whole(memory(1 << 20)));
+  ASSERT_TRUE(rt_->run_until(d.suspend(false)));
+  const rt::reactor::scope here(rt_->at(0));
+  block::path way;
+  const auto at = block::walk(d, block::op::read, 0, 512, way);
+  EXPECT_EQ(at.device, &d) << "a closed gate serves by the coroutine that waits";
+  EXPECT_EQ(way.count(), 0u);
+  rt_->run_until(d.resume());
+  const auto open = block::walk(d, block::op::read, 0, 512, way);
+  EXPECT_NE(open.device, &d);
+  way.leave(base::errc::ok);
+}
+
+}  // namespace
+}  // namespace lbd::stack

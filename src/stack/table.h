@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+// A table: which target serves which part of a device. Immutable once made.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "block/device.h"
+
+namespace lbd::stack {
+
+class table {
+ public:
+  struct segment {
+    uint64_t start = 0;         // bytes
+    uint64_t length_bytes = 0;  // > 0
+    std::shared_ptr<block::block_device> target;
+
+    uint64_t end() const noexcept { return start + length_bytes; }
+  };
+
+  // Segments must follow each other without gap or overlap from 0. Errors: inval, naming the gap.
+  static base::outcome<std::unique_ptr<table>> make(std::vector<segment> segments);
+  // One target for the whole device.
+  static std::unique_ptr<table> whole(std::shared_ptr<block::block_device> target);
+
+  // The segment that holds `offset`, or nullptr beyond the end.
+  const segment* find(uint64_t offset) const noexcept {
+    if (segments_.size() == 1)
+      return offset < segments_[0].length_bytes ? &segments_[0] : nullptr;
+    return search(offset);
+  }
+  const std::vector<segment>& segments() const noexcept { return segments_; }
+  // What all targets together can do.
+  const block::limits& limits() const noexcept { return limits_; }
+
+ private:
+  explicit table(std::vector<segment> segments);
+  const segment* search(uint64_t offset) const noexcept;
+
+  std::vector<segment> segments_;
+  block::limits limits_;
+};
+
+}  // namespace lbd::stack
