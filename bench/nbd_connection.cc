@@ -272,7 +272,11 @@ void connection::issue(command cmd, std::uint64_t offset, std::uint32_t length,
   free_.pop_front();
   slot& s = slots_[index];
   const auto turn = static_cast<std::uint16_t>(s.turn + 1);
-  s = slot{.offset = offset, .issued_ns = time_ns, .length = length, .turn = turn, .cmd = cmd,
+  s = slot{.offset = offset,
+           .issued_ns = time_ns,
+           .length = length,
+           .turn = turn,
+           .cmd = cmd,
            .busy = true};
   std::byte* head = headers_[index].data();
   store_be(head, magic_request);
@@ -427,7 +431,10 @@ void connection::finish(slot& s, std::vector<completion>& done) {
   if (s.cmd == command::read && s.error == 0 && s.received != s.length) {
     throw nbd_error("reply with less or more data than asked for");
   }
-  done.push_back({.cmd = s.cmd, .issued_ns = s.issued_ns, .length = s.length, .error = s.error,
+  done.push_back({.cmd = s.cmd,
+                  .issued_ns = s.issued_ns,
+                  .length = s.length,
+                  .error = s.error,
                   .mismatch = s.mismatch});
   s.busy = false;
   body_slot_ = nullptr;

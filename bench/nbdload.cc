@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// nbdload: a fast NBD load client. One thread keeps N connections busy at depth D in one epoll loop;
-// many requests leave in one send, all replies that have arrived are parsed after one recv. So the
-// server is what is measured, not the client.
+// nbdload: a fast NBD load client. One thread keeps N connections busy at depth D in one epoll
+// loop; many requests leave in one send, all replies that have arrived are parsed after one recv.
+// So the server is what is measured, not the client.
 #include <getopt.h>
 #include <sched.h>
 #include <sys/epoll.h>
@@ -116,51 +116,14 @@ double parse_seconds(const char* text) {
   return value;
 }
 
-enum long_only : int {
-  opt_structured = 256,
-  opt_read_percent,
-  opt_sequential,
-  opt_once,
-  opt_fill,
-  opt_flush,
-  opt_area,
-  opt_first,
-  opt_stride,
-  opt_warmup,
-  opt_seed,
-  opt_spin,
-  opt_cpu,
-  opt_verify,
-};
+int parse_cpu(const char* text) { return static_cast<int>(parse_count(text, CPU_SETSIZE - 1)); }
 
-constexpr std::array<option, 26> long_options{{
-    {"unix", required_argument, nullptr, 'u'},
-    {"tcp", required_argument, nullptr, 't'},
-    {"export", required_argument, nullptr, 'e'},
-    {"structured", no_argument, nullptr, opt_structured},
-    {"connections", required_argument, nullptr, 'c'},
-    {"depth", required_argument, nullptr, 'd'},
-    {"block", required_argument, nullptr, 'b'},
-    {"write", no_argument, nullptr, 'w'},
-    {"read-percent", required_argument, nullptr, opt_read_percent},
-    {"sequential", no_argument, nullptr, opt_sequential},
-    {"once", no_argument, nullptr, opt_once},
-    {"fill", no_argument, nullptr, opt_fill},
-    {"flush", no_argument, nullptr, opt_flush},
-    {"area", required_argument, nullptr, opt_area},
-    {"first", required_argument, nullptr, opt_first},
-    {"stride", required_argument, nullptr, opt_stride},
-    {"seconds", required_argument, nullptr, 's'},
-    {"warmup", required_argument, nullptr, opt_warmup},
-    {"ops", required_argument, nullptr, 'n'},
-    {"seed", required_argument, nullptr, opt_seed},
-    {"spin", no_argument, nullptr, opt_spin},
-    {"cpu", required_argument, nullptr, opt_cpu},
-    {"verify", no_argument, nullptr, opt_verify},
-    {"server-pid", required_argument, nullptr, 'p'},
-    {"help", no_argument, nullptr, 'h'},
-    {nullptr, 0, nullptr, 0},
-}};
+pid_t parse_pid(const char* text) { return static_cast<pid_t>(parse_count(text, 1U << 30)); }
+
+[[noreturn]] void print_usage() {
+  std::fputs(usage, stdout);
+  std::exit(0);
+}
 
 void set_tcp(endpoint& where, const std::string& text) {
   const auto colon = text.rfind(':');
@@ -169,49 +132,70 @@ void set_tcp(endpoint& where, const std::string& text) {
   where.port = text.substr(colon + 1);
 }
 
-void set_option(options& o, int key, const char* value) {
-  switch (key) {
-    case 'u': o.where.unix_path = value; break;
-    case 't': set_tcp(o.where, value); break;
-    case 'e': o.where.export_name = value; break;
-    case opt_structured: o.where.structured = true; break;
-    case 'c': o.connections = parse_count(value, 4096); break;
-    case 'd': o.depth = parse_count(value, 65536); break;
-    case 'b': o.block_bytes = parse_count(value, 64U << 20); break;
-    case 'w': o.read_percent = 0; break;
-    case opt_read_percent: o.read_percent = parse_count(value, 100); break;
-    case opt_sequential: o.access = order::sequential; break;
-    case opt_once: o.access = order::once; break;
-    case opt_fill:
-      o.fill = true;
-      o.read_percent = 0;
-      o.access = order::sequential;
-      o.block_bytes = 1U << 20;
-      o.depth = 8;
-      break;
-    case opt_flush: o.flush = true; break;
-    case opt_area: o.area_bytes = parse_size(value); break;
-    case opt_first: o.first_byte = parse_size(value); break;
-    case opt_stride: o.stride_bytes = parse_size(value); break;
-    case 's': o.seconds = parse_seconds(value); break;
-    case opt_warmup: o.warmup_seconds = parse_seconds(value); break;
-    case 'n': o.ops = parse_size(value); break;
-    case opt_seed: o.seed = parse_size(value); break;
-    case opt_spin: o.spin = true; break;
-    case opt_cpu: o.cpu = static_cast<int>(parse_count(value, CPU_SETSIZE - 1)); break;
-    case opt_verify: o.verify = true; break;
-    case 'p': o.server_pid = static_cast<pid_t>(parse_count(value, 1U << 30)); break;
-    case 'h': std::fputs(usage, stdout); std::exit(0);
-    default: die("see nbdload --help");
-  }
+void set_fill(options& o) {
+  o.fill = true;
+  o.read_percent = 0;
+  o.access = order::sequential;
+  o.block_bytes = 1U << 20;
+  o.depth = 8;
+}
+
+struct option_spec {
+  const char* name;
+  char letter;  // '\0': none
+  bool has_value;
+  void (*apply)(options&, const char* value);
+};
+
+using text = const char*;
+constexpr option_spec option_specs[] = {
+    {"unix", 'u', true, [](options& o, text v) { o.where.unix_path = v; }},
+    {"tcp", 't', true, [](options& o, text v) { set_tcp(o.where, v); }},
+    {"export", 'e', true, [](options& o, text v) { o.where.export_name = v; }},
+    {"structured", 0, false, [](options& o, text) { o.where.structured = true; }},
+    {"connections", 'c', true, [](options& o, text v) { o.connections = parse_count(v, 4096); }},
+    {"depth", 'd', true, [](options& o, text v) { o.depth = parse_count(v, 65536); }},
+    {"block", 'b', true, [](options& o, text v) { o.block_bytes = parse_count(v, 64U << 20); }},
+    {"write", 'w', false, [](options& o, text) { o.read_percent = 0; }},
+    {"read-percent", 0, true, [](options& o, text v) { o.read_percent = parse_count(v, 100); }},
+    {"sequential", 0, false, [](options& o, text) { o.access = order::sequential; }},
+    {"once", 0, false, [](options& o, text) { o.access = order::once; }},
+    {"fill", 0, false, [](options& o, text) { set_fill(o); }},
+    {"flush", 0, false, [](options& o, text) { o.flush = true; }},
+    {"area", 0, true, [](options& o, text v) { o.area_bytes = parse_size(v); }},
+    {"first", 0, true, [](options& o, text v) { o.first_byte = parse_size(v); }},
+    {"stride", 0, true, [](options& o, text v) { o.stride_bytes = parse_size(v); }},
+    {"seconds", 's', true, [](options& o, text v) { o.seconds = parse_seconds(v); }},
+    {"warmup", 0, true, [](options& o, text v) { o.warmup_seconds = parse_seconds(v); }},
+    {"ops", 'n', true, [](options& o, text v) { o.ops = parse_size(v); }},
+    {"seed", 0, true, [](options& o, text v) { o.seed = parse_size(v); }},
+    {"spin", 0, false, [](options& o, text) { o.spin = true; }},
+    {"cpu", 0, true, [](options& o, text v) { o.cpu = parse_cpu(v); }},
+    {"verify", 0, false, [](options& o, text) { o.verify = true; }},
+    {"server-pid", 'p', true, [](options& o, text v) { o.server_pid = parse_pid(v); }},
+    {"help", 'h', false, [](options&, text) { print_usage(); }},
+};
+
+// getopt's return value for an option: its letter, or a number above all letters.
+int key_of(const option_spec& spec) {
+  return spec.letter != '\0' ? spec.letter : 256 + static_cast<int>(&spec - option_specs);
 }
 
 options parse_options(int argc, char** argv) {
+  std::vector<option> long_options;
+  std::string letters;
+  for (const option_spec& spec : option_specs) {
+    long_options.push_back({spec.name, spec.has_value ? 1 : 0, nullptr, key_of(spec)});
+    if (spec.letter != '\0') letters += std::string(1, spec.letter) + (spec.has_value ? ":" : "");
+  }
+  long_options.push_back({nullptr, 0, nullptr, 0});
   options o;
   int key = 0;
-  while ((key = getopt_long(argc, argv, "u:t:e:c:d:b:ws:n:p:h", long_options.data(), nullptr)) !=
-         -1) {
-    set_option(o, key, optarg);
+  while ((key = getopt_long(argc, argv, letters.c_str(), long_options.data(), nullptr)) != -1) {
+    if (key == '?') die("see nbdload --help");
+    for (const option_spec& spec : option_specs) {
+      if (key_of(spec) == key) spec.apply(o, optarg);
+    }
   }
   if (optind != argc) die(std::string("unexpected argument: ") + argv[optind]);
   if (o.connections == 0 || o.depth == 0 || o.block_bytes == 0) die("a count of 0 makes no load");
@@ -243,9 +227,15 @@ class generator {
   std::uint64_t next_offset() {
     std::uint64_t place = 0;
     switch (options_.access) {
-      case order::random: place = below(places_); break;
-      case order::sequential: place = step_++ % places_; break;
-      case order::once: place = permutation_[step_++ % places_]; break;
+      case order::random:
+        place = below(places_);
+        break;
+      case order::sequential:
+        place = step_++ % places_;
+        break;
+      case order::once:
+        place = permutation_[step_++ % places_];
+        break;
     }
     return options_.first_byte + place * options_.stride_bytes;
   }
@@ -497,10 +487,11 @@ void print(const options& o, const totals& t) {
               static_cast<unsigned long long>(t.reads), static_cast<unsigned long long>(t.writes),
               static_cast<unsigned long long>(t.errors),
               static_cast<unsigned long long>(t.mismatches));
-  std::printf(" \"latency_us\": {\"mean\": %.2f, \"p50\": %.2f, \"p90\": %.2f, \"p99\": %.2f, "
-              "\"p999\": %.2f, \"max\": %.2f},\n",
-              us(t.latency.mean_ns()), percentile(0.50), percentile(0.90), percentile(0.99),
-              percentile(0.999), us(static_cast<double>(t.latency.max_ns())));
+  std::printf(
+      " \"latency_us\": {\"mean\": %.2f, \"p50\": %.2f, \"p90\": %.2f, \"p99\": %.2f, "
+      "\"p999\": %.2f, \"max\": %.2f},\n",
+      us(t.latency.mean_ns()), percentile(0.50), percentile(0.90), percentile(0.99),
+      percentile(0.999), us(static_cast<double>(t.latency.max_ns())));
   std::printf(" \"replies_per_recv\": %.2f, \"requests_per_send\": %.2f,\n",
               count / static_cast<double>(t.recv_calls == 0 ? 1 : t.recv_calls),
               count / static_cast<double>(t.send_calls == 0 ? 1 : t.send_calls));
