@@ -12,6 +12,8 @@
 #include "block/segments.h"
 #include "rt/gate.h"
 #include "rt/runtime.h"
+#include "stack/device.h"
+#include "store/memory/memory.h"
 
 namespace lbd::bench {
 namespace {
@@ -22,6 +24,7 @@ using block::segments;
 using rt::task;
 
 constexpr std::uint64_t device_bytes = std::uint64_t{1} << 40;
+constexpr std::uint64_t memory_bytes = std::uint64_t{1} << 26;
 
 // A device that answers every request without doing anything.
 class leaf final : public block::block_device {
@@ -170,6 +173,27 @@ void gate_enter_leave(benchmark::State& state) {
   }
 }
 BENCHMARK(gate_enter_leave);
+
+// Real devices with gate, table and counters over the memory store. Down to the memory, as an
+// export does it that lends the bytes.
+void lend_through_devices(benchmark::State& state) {
+  const auto runtime = start_runtime();
+  const rt::reactor::scope here(runtime->at(0));
+  std::shared_ptr<block::block_device> top = *store::memory_device::make(memory_bytes);
+  for (std::int64_t i = 0; i < state.range(0); i++) {
+    top = std::make_shared<stack::device>(*runtime, "d", stack::table::whole(top));
+  }
+  std::uint64_t offset = 0;
+  for (auto _ : state) {
+    block::path way;
+    const block::place at = block::walk(*top, block::op::read, offset, 4096, way);
+    const block::lease lent = at.device->borrow(at.offset, 4096);
+    benchmark::DoNotOptimize(lent.bytes.data());
+    way.leave(block::errc::ok);
+    offset = (offset + 4096) & (memory_bytes - 1);
+  }
+}
+BENCHMARK(lend_through_devices)->Arg(0)->Arg(1)->Arg(2)->Arg(10);
 
 }  // namespace
 }  // namespace lbd::bench
