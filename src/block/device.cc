@@ -54,6 +54,7 @@ task<result<void>> read(block_device& from, uint64_t offset, segments to, io_opt
 }
 
 task<result<void>> write(block_device& to, uint64_t offset, segments from, io_opts io) {
+  if (io.fua()) co_return co_await to.write(offset, from, io);
   path way;
   const place at = walk(to, op::write, offset, total_bytes(from), way);
   auto r = co_await at.device->write(at.offset, from, io);

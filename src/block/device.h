@@ -181,7 +181,8 @@ class block_device {
 
   // Fast path, synchronous: who serves this request? A device that only remaps it says so; it may
   // push one crossing (there is room for it). {nullptr} (the default) means: call my coroutine operation. REQUIRES: length > 0
-  // and the range is inside the device. flush and extents are never routed.
+  // and the range is inside the device. flush, extents and FUA writes are never routed: only the
+  // devices on the way know what makes them durable.
   virtual routed route(op /*what*/, uint64_t /*offset*/, uint64_t /*length*/,
                        path& /*way*/) noexcept {
     return {};
@@ -210,7 +211,7 @@ inline place walk(block_device& top, op what, uint64_t offset, uint64_t length,
 }
 
 // walk() and the coroutine operation of the device it leads to; leaves the path. What targets use for
-// their children and exports for what cannot be lent.
+// their children and exports for what cannot be lent. A FUA write is not walked: it goes to `to`.
 task<result<void>> read(block_device& from, uint64_t offset, segments to, io_opts io);
 task<result<void>> write(block_device& to, uint64_t offset, segments from, io_opts io);
 

@@ -14,15 +14,14 @@ namespace lbd::block {
 enum class placement_kind : uint8_t {
   absent,  // nothing: the layer below decides
   zero,    // zeros, whatever lies below
-  data,    // plain bytes at `offset` of `device`, as they are
+  data,    // plain bytes at `offset` of the layer's data_device(), as they are
   opaque,  // content that the layer must produce itself by read() (compressed)
 };
 
 struct placement {
   placement_kind kind = placement_kind::absent;
-  uint64_t length_bytes = 0;       // of the run, at least 1
-  block_device* device = nullptr;  // data: usually the file that holds it
-  uint64_t offset = 0;             // data: bytes in `device`
+  uint64_t length_bytes = 0;  // of the run, at least 1; long runs save the caller questions
+  uint64_t offset = 0;        // data: bytes in data_device(), a multiple of 512
 };
 
 // A read-only view of a layer. Any reactor may call; the answers hold as long as the layer is not
@@ -31,6 +30,9 @@ class layer : public block_device {
  public:
   // The run at `offset`: at most `length` bytes. REQUIRES: offset < size, length > 0.
   virtual task<result<placement>> locate(uint64_t offset, uint64_t length) = 0;
+  // Where all data placements of this layer lie: usually the file that holds it. Any reactor may
+  // read it, and for a change layer write it, at the places told.
+  virtual block_device& data_device() noexcept = 0;
   virtual std::string describe() const = 0;  // "qcow2 /path/file", for people
 };
 
@@ -38,12 +40,12 @@ class layer : public block_device {
 struct allocation {
   uint64_t offset = 0;        // of the run in the layer's address space
   uint64_t length_bytes = 0;  // multiple of the granule
-  block_device* device = nullptr;
-  uint64_t device_offset = 0;
+  uint64_t device_offset = 0; // bytes in data_device()
 };
 
-// The top of a stack. All calls on the layer's home reactor, the one that opened it, except read(),
-// locate() and what device offers by itself. The caller excludes overlapping calls (range lock).
+// The top of a stack. All calls on the layer's home reactor, the one that opened it, flush() included;
+// only read(), extents() and data_device() may come from any. The caller excludes overlapping calls
+// (range lock). write(), discard() and write_zeroes() of a change layer are not used by an overlay.
 class change_layer : public layer {
  public:
   // The unit in which the layer takes content: a write must cover whole granules (the overlay fills
@@ -62,12 +64,13 @@ class change_layer : public layer {
   virtual void abandon(const allocation& a) = 0;
 
   // Granule-aligned: reads as zeros from now on; the space of whole clusters is given back once no
-  // reader can be in it (release_gate()). With `keep_space` the space stays allocated where there is
+  // reader can be in it (set_quiesce()). With `keep_space` the space stays allocated where there is
   // any.
   virtual task<result<void>> set_zero(uint64_t offset, uint64_t length, bool keep_space) = 0;
 
-  // Who tells when readers and writers that were routed earlier have left: freed clusters are used
-  // again only after that. Set once by the owner before the first write.
+  // `quiesce` returns when readers and writers that were routed before its call have left: freed
+  // clusters are used again only after that. Set by the owner before the first write; without one
+  // nobody else is routed into the file. Calls come one at a time.
   virtual void set_quiesce(std::function<task<void>()> quiesce) = 0;
 
   // From now on read-only for good: metadata is written out and durable (live add of a layer).
