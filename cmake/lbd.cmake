@@ -27,9 +27,11 @@ if(LBD_SANITIZE)
   target_compile_options(lbd_flags INTERFACE -fsanitize=${LBD_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(lbd_flags INTERFACE -fsanitize=${LBD_SANITIZE})
 endif()
-# gcc before 13 reports maybe-uninitialized inside coroutine frames it made itself.
+# gcc before 13 reports maybe-uninitialized inside coroutine frames it made itself, and restrict in its
+# own std::string (at -O3).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  target_compile_options(lbd_flags INTERFACE -Wno-maybe-uninitialized -Wno-sign-conversion)
+  target_compile_options(lbd_flags INTERFACE -Wno-maybe-uninitialized -Wno-restrict
+    -Wno-sign-conversion)
 endif()
 
 # lbd_library(NAME SOURCES a.cc b.cc DEPS lbd_base fmt::fmt ...)
