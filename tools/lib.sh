@@ -32,7 +32,7 @@ configure() {
 build() {
   local folder=$1
   shift
-  if ! ninja -C "$folder" "$@" >"$folder/build.log" 2>&1; then
+  if ! ninja -C "$folder" -k 0 "$@" >"$folder/build.log" 2>&1; then
     grep -v '^\[' "$folder/build.log" | tail -n 100 >&2
     return 1
   fi
