@@ -210,6 +210,30 @@ task<bool> gate_under_load(runtime& rt, gate_run& r) {
   co_return true;
 }
 
+// A listener whose queue is full answers no further connection attempt at all.
+task<base::errc> connect_to_a_full_listener() {
+  const socket full(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in any{};
+  any.sin_family = AF_INET;
+  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::bind(full.fd(), reinterpret_cast<sockaddr*>(&any), sizeof any), 0);
+  EXPECT_EQ(::listen(full.fd(), 0), 0);
+  const socket_address address = full.local_address();
+  std::vector<socket> fillers;
+  for (int i = 0; i < 4; ++i) {
+    fillers.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    ::connect(fillers.back().fd(), address.get(), address.bytes);
+  }
+  const uint64_t due_ns = reactor::current().now_ns() + 30'000'000;
+  const auto connected = co_await socket::connect(address, due_ns);
+  EXPECT_GE(reactor::current().now_ns(), due_ns);
+  co_return base::code_of(connected);
+}
+
+TEST_P(rt_backends, a_connection_attempt_ends_when_its_time_is_over) {
+  EXPECT_EQ(rt_->run_until(connect_to_a_full_listener()), base::errc::timed_out);
+}
+
 TEST_P(rt_backends, a_closed_gate_is_empty_and_loses_nobody) {
   gate_run r(*rt_);
   rt_->run_until(gate_under_load(*rt_, r));

@@ -53,6 +53,34 @@ io_request message_request(io_op op, int fd, msghdr& m, int flags) {
   return r;
 }
 
+// A request that is canceled when its time is over.
+class limited_request {
+ public:
+  limited_request(io_request r, uint64_t due_ns) noexcept : request_(r), due_ns_(due_ns) {}
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> h) {
+    reactor& here = reactor::current();
+    request_.waiter = h;
+    here.submit(request_);
+    if (due_ns_ == 0) return;
+    limit_.request = &request_;
+    limit_.run = [](timer& t) { reactor::current().cancel(*static_cast<limit&>(t).request); };
+    here.start_timer(limit_, due_ns_);
+  }
+  int64_t await_resume() noexcept {
+    reactor::current().stop_timer(limit_);
+    return request_.result;
+  }
+
+ private:
+  struct limit : timer {
+    io_request* request = nullptr;
+  };
+  io_request request_;
+  uint64_t due_ns_;
+  limit limit_;
+};
+
 }  // namespace
 
 std::string socket_address::text() const {
@@ -181,7 +209,7 @@ task<base::result<socket>> socket::accept() {
   co_return socket(static_cast<int>(fd));
 }
 
-task<base::result<socket>> socket::connect(socket_address address) {
+task<base::result<socket>> socket::connect(socket_address address, uint64_t due_ns) {
   socket s(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!s) co_return base::error_from_errno(errno);
   io_request r;
@@ -189,8 +217,9 @@ task<base::result<socket>> socket::connect(socket_address address) {
   r.fd = s.fd();
   r.address = address.get();
   r.address_bytes = address.bytes;
-  os_request connected(r);
+  limited_request connected(r, due_ns);
   const int64_t rc = co_await connected;
+  if (rc == -ECANCELED) co_return io_error{errc::timed_out, 0};
   if (rc < 0) co_return base::error_from_errno(static_cast<int>(-rc));
   if (!address.is_unix()) s.tune();
   co_return std::move(s);

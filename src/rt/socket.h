@@ -62,7 +62,8 @@ class socket {
   // At most to.size() bytes; 0: the peer has closed.
   task<base::result<size_t>> recv_some(base::bytes_span to);
   task<base::result<socket>> accept();
-  static task<base::result<socket>> connect(socket_address address);
+  // Gives up with timed_out at `due_ns` of the reactor's clock (0: the system's own limit).
+  static task<base::result<socket>> connect(socket_address address, uint64_t due_ns = 0);
 
   // Ends both directions: pending operations of this process and of the peer return.
   void shutdown() noexcept;
