@@ -39,7 +39,8 @@ SEPARATE = ("target", "store", "export")
 FOREIGN = {
     "liburing": ["rt"],
     "fmt/": ["*"],
-    "nlohmann/": ["ctl", "app"],
+    "nlohmann/json_fwd.hpp": ["wire", "ctl", "app"],  # declarations only: fit for headers
+    "nlohmann/": ["wire", "ctl", "app"],
     "CLI/": ["app"],
     "zlib.h": ["format"],
     "zstd.h": ["format"],
