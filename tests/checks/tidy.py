@@ -55,7 +55,7 @@ BANNED_HEADERS = {
     "threads": "<thread> <mutex> <shared_mutex> <condition_variable> <future> <pthread.h> <semaphore>",
     "randomness": "<random> <sys/random.h>",
     "files": "<fstream> <filesystem> <unistd.h> <fcntl.h> <poll.h> <liburing.h> <netdb.h> <dirent.h> "
-             "<sys/socket.h> <sys/stat.h> <sys/mman.h> <sys/uio.h> <sys/ioctl.h> <sys/file.h> <sys/epoll.h> "
+             "<sys/socket.h> <sys/stat.h> <sys/mman.h> <sys/ioctl.h> <sys/file.h> <sys/epoll.h> "
              "<sys/un.h>",
 }
 # Where the rule does not hold: rt is the place for it, app talks to the user, tests do as they like.
