@@ -43,11 +43,9 @@ enum class op : uint8_t { read, write, flush, discard, write_zeroes, extents };
 inline constexpr size_t op_count = 6;
 
 // Request flags.
-enum : uint32_t {
-  io_fua = 1u << 0,       // write, write_zeroes, discard: durable before the answer
-  io_no_unmap = 1u << 1,  // write_zeroes: keep the space allocated
-  io_fast_only = 1u << 2, // write_zeroes: fail with notsup, changing nothing, if it would be slow
-};
+inline constexpr uint32_t io_fua = 1u << 0;  // write, write_zeroes, discard: durable when answered
+inline constexpr uint32_t io_no_unmap = 1u << 1;   // write_zeroes: keep the space allocated
+inline constexpr uint32_t io_fast_only = 1u << 2;  // write_zeroes: fail with notsup if it is slow
 
 // Set by whoever no longer wants a request's outcome (a vanished client). A device may look at it
 // before it starts something long; buffers stay in use until the request completes all the same.

@@ -56,4 +56,13 @@ inline base::outcome<void> lock_image(rt::file& f, bool writable) {
   return {};
 }
 
+// A writer that only reads from now on. REQUIRES: lock_image(f, true) passed.
+inline void downgrade_image_lock(rt::file& f) {
+  for (unsigned p = 0; p < 4; ++p) {
+    if (((detail::writer_uses & ~detail::reader_uses) >> p & 1) == 0) continue;
+    auto r = f.lock(rt::lock_kind::none, detail::lock_uses_base + p, 1);
+    (void)r;  // held longer than needed: safe
+  }
+}
+
 }  // namespace lbd::block

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT
+// Reading: the map, routing, and what has to be produced. Writing is in overlay_write.cc.
+#include "target/overlay/overlay.h"
+
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "block/segments.h"
+#include "target/overlay/overlay_parts.h"
+
+namespace lbd::overlay {
+
+using base::io_error;
+using base::result;
+using block::errc;
+using rt::segments;
+using rt::task;
+
+device::device(rt::runtime& runtime, std::vector<member> members, block::change_layer* top,
+               uint64_t size_bytes)
+    : runtime_(runtime),
+      home_(rt::reactor::current()),
+      members_(std::move(members)),
+      top_(top),
+      zeros_(std::make_shared<zero_device>(size_bytes)),
+      map_(size_bytes),
+      epochs_(runtime),
+      slots_(runtime.reactor_count()) {
+  for (const member& m : members_)
+    data_devices_.push_back(m.change ? &m.change->data_device() : m.flat.get());
+  for (slot& s : slots_) s.layers.resize(members_.size());
+  limits_.size_bytes = size_bytes;
+  limits_.read_only = top_ == nullptr;
+  idle_.set();
+  if (top_ == nullptr) return;
+  granule_bytes_ = top_->granule_bytes();
+  lock_unit_bytes_ = std::max(top_->cluster_bytes(), map_block_bytes);
+  limits_.can_discard = true;
+  limits_.can_write_zeroes = true;
+  limits_.fast_zero = true;
+  limits_.discard_granularity_bytes = granule_bytes_;
+  limits_.preferred_bytes = static_cast<uint32_t>(std::max<uint64_t>(granule_bytes_, 4096));
+  top_->set_quiesce([this] { return quiesce(); });
+}
+
+device::~device() = default;
+
+void device::leave(uint64_t cookie, errc) noexcept {
+  epochs_.leave(static_cast<uint32_t>(cookie));
+}
+
+void device::count(bool is_write, size_t layer, uint64_t bytes) noexcept {
+  layer_counters& c = slots_[rt::reactor::current().index()].layers[layer];
+  (is_write ? c.writes : c.reads).add(1);
+  (is_write ? c.written_bytes : c.read_bytes).add(bytes);
+}
+
+layer_totals device::totals(size_t layer) const noexcept {
+  layer_totals t;
+  for (const slot& s : slots_) {
+    t.reads += s.layers[layer].reads.get();
+    t.read_bytes += s.layers[layer].read_bytes.get();
+    t.writes += s.layers[layer].writes.get();
+    t.written_bytes += s.layers[layer].written_bytes.get();
+  }
+  return t;
+}
+
+// One run for [offset, offset + length), which may cross blocks when they follow each other.
+bool device::find_place(uint64_t offset, uint64_t length, run& out) const noexcept {
+  const uint64_t block = offset / map_block_bytes;
+  const auto begin = static_cast<uint32_t>(offset % map_block_bytes);
+  if (length > map_block_bytes - begin) return find_long_place(offset, length, out);
+  return map_.find_run(block, begin, begin + static_cast<uint32_t>(length), out);
+}
+
+bool device::find_long_place(uint64_t offset, uint64_t length, run& out) const noexcept {
+  uint64_t done = 0;
+  while (done < length) {
+    const uint64_t at = offset + done;
+    const auto begin = static_cast<uint32_t>(at % map_block_bytes);
+    const uint64_t n = std::min(length - done, map_block_bytes - begin);
+    run r;
+    if (!map_.find_run(at / map_block_bytes, begin, begin + static_cast<uint32_t>(n), r))
+      return false;
+    if (done == 0) {
+      out = r;
+    } else if (r.kind != out.kind || r.kind == run_kind::opaque ||
+               (r.kind == run_kind::data &&
+                (r.layer != out.layer || r.offset != out.offset + done))) {
+      return false;
+    }
+    done += n;
+  }
+  return true;
+}
+
+block::routed device::route(block::op what, uint64_t offset, uint64_t length,
+                            block::path& way) noexcept {
+  const bool is_write = what == block::op::write;
+  if (!is_write && what != block::op::read) return {};
+  const uint32_t epoch = epochs_.enter();
+  run r;
+  const bool found = find_place(offset, length, r) && r.kind != run_kind::opaque &&
+                     (!is_write || (top_ != nullptr && r.kind == run_kind::data && r.layer == 0));
+  if (!found) {
+    epochs_.leave(epoch);
+    return {};
+  }
+  way.push(*this, epoch);
+  if (r.kind == run_kind::zero) return {zeros_.get(), offset};
+  count(is_write, r.layer, length);
+  return {data_devices_[r.layer], r.offset};
+}
+
+task<result<device::holding>> device::resolve(uint64_t offset, uint64_t length) {
+  holding h;
+  h.layer = members_.size();
+  h.length_bytes = length;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const member& m = members_[i];
+    const uint64_t size = (m.change ? m.change->limits() : m.flat->limits()).size_bytes;
+    if (offset >= size) continue;
+    h.length_bytes = std::min(h.length_bytes, size - offset);
+    if (m.flat) {
+      h.kind = run_kind::data;
+      h.layer = i;
+      h.offset = offset;
+      break;
+    }
+    CO_TRY(const block::placement p, co_await m.change->locate(offset, h.length_bytes));
+    h.length_bytes = std::min(h.length_bytes, p.length_bytes);
+    if (p.kind == block::placement_kind::absent) continue;
+    h.layer = i;
+    h.offset = p.offset;
+    h.kind = p.kind == block::placement_kind::zero   ? run_kind::zero
+             : p.kind == block::placement_kind::data ? run_kind::data
+                                                     : run_kind::opaque;
+    break;
+  }
+  co_return h;
+}
+
+// REQUIRES: home, and the range lock of the block is held.
+task<result<void>> device::fill_locked(uint64_t block) {
+  if (map_.is_known(block)) co_return result<void>{};
+  const uint64_t start = block * map_block_bytes;
+  const uint64_t end = std::min(start + map_block_bytes, limits_.size_bytes);
+  runs all;
+  for (uint64_t at = start; at < end;) {
+    CO_TRY(const holding h, co_await resolve(at, end - at));
+    run r;
+    r.begin = static_cast<uint32_t>(at - start);
+    r.end = static_cast<uint32_t>(r.begin + h.length_bytes);
+    r.kind = h.kind;
+    r.offset = h.offset;
+    if (h.kind != run_kind::zero) r.layer = static_cast<uint16_t>(h.layer);
+    append_run(all, r);
+    at += h.length_bytes;
+  }
+  // A last block that the device cuts short is complete all the same.
+  if (!all.empty() && end == limits_.size_bytes) {
+    run tail;
+    tail.begin = static_cast<uint32_t>(end - start);
+    tail.end = map_block_bytes;
+    append_run(all, tail);
+  }
+  map_.set(block, std::move(all));
+  retire_some();
+  co_return result<void>{};
+}
+
+task<result<void>> device::fill_at_home(uint64_t block) {
+  const uint64_t unit = base::round_down(block * map_block_bytes, lock_unit_bytes_);
+  const auto held = co_await locks_.lock(unit, lock_unit_bytes_);
+  co_return co_await fill_locked(block);
+}
+
+task<result<void>> device::read_run(const run r, uint64_t offset, segments to) {
+  switch (r.kind) {
+    case run_kind::zero:
+      block::fill_zero(to);
+      co_return result<void>{};
+    case run_kind::data:
+      count(false, r.layer, block::total_bytes(to));
+      co_return co_await block::read(*data_devices_[r.layer], r.offset, to, {});
+    case run_kind::opaque:
+      count(false, r.layer, block::total_bytes(to));
+      co_return co_await members_[r.layer].change->read(offset, to, {});
+  }
+  co_return io_error{errc::io, 0};
+}
+
+// Any reactor. The range lies in one block.
+task<result<void>> device::read_block(uint64_t offset, segments to) {
+  const uint64_t block = offset / map_block_bytes;
+  if (!map_.is_known(block)) {
+    auto work = [this, block] { return fill_at_home(block); };
+    CO_CHECK(co_await rt::call_on(home_, work));
+  }
+  const epoch_visit here(*this);
+  const block_map::known k = map_.find(block);
+  const runs whole{k.whole};
+  const runs& parts = k.what == block_map::known::kind::mixed ? *k.parts : whole;
+  const auto begin = static_cast<uint32_t>(offset % map_block_bytes);
+  const auto end = static_cast<uint32_t>(begin + block::total_bytes(to));
+  for (run r : parts) {
+    const uint32_t from = std::max(r.begin, begin), until = std::min(r.end, end);
+    if (from >= until) continue;
+    if (r.kind == run_kind::data) r.offset += from - r.begin;
+    const block::segment_list piece(to, from - begin, until - from);
+    CO_CHECK(co_await read_run(r, offset + (from - begin), piece.view()));
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::read(uint64_t offset, segments to, block::io_opts) {
+  const uint64_t length = block::total_bytes(to);
+  CO_CHECK(block::check_range(limits_, offset, length));
+  for (uint64_t done = 0; done < length;) {
+    const uint64_t at = offset + done;
+    // As much as lies in one place goes in one request, else a block at a time.
+    uint64_t n = length - done;
+    {
+      const epoch_visit here(*this);
+      run r;
+      if (find_place(at, n, r)) {
+        const block::segment_list rest(to, done, n);
+        CO_CHECK(co_await read_run(r, at, rest.view()));
+        break;
+      }
+    }
+    n = std::min(n, map_block_bytes - at % map_block_bytes);
+    const block::segment_list piece(to, done, n);
+    CO_CHECK(co_await read_block(at, piece.view()));
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::extents(uint64_t offset, uint64_t length, block::extent_list& out,
+                                   block::io_opts io) {
+  for (uint64_t done = 0; done < length && !out.full();) {
+    const epoch_visit here(*this);
+    CO_TRY(const holding h, co_await resolve(offset + done, length - done));
+    const bool flat = h.kind == run_kind::data && members_[h.layer].flat != nullptr;
+    if (flat) {
+      const uint64_t before = out.total_bytes();
+      CO_CHECK(co_await members_[h.layer].flat->extents(h.offset, h.length_bytes, out, io));
+      if (out.total_bytes() == before) break;
+      done += out.total_bytes() - before;
+      continue;
+    }
+    const bool zero = h.kind == run_kind::zero;
+    if (!out.append({h.length_bytes, zero, zero})) break;
+    done += h.length_bytes;
+  }
+  co_return result<void>{};
+}
+
+}  // namespace lbd::overlay
