@@ -58,7 +58,7 @@ namespace detail {
 struct promise_base {
   std::coroutine_handle<> parent;
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(LBD_SANITIZED)
   static void* operator new(size_t n) { return frame_pool::here().get(n); }
   static void operator delete(void* p, size_t n) { frame_pool::here().put(p, n); }
 #endif
@@ -67,7 +67,7 @@ struct promise_base {
     bool await_ready() const noexcept { return false; }
     template <class Promise>
     void await_suspend(std::coroutine_handle<Promise> h) const noexcept {
-      if (auto parent = h.promise().parent) parent.resume();
+      if (auto awaiting = h.promise().parent) awaiting.resume();
     }
     void await_resume() const noexcept {}
   };
@@ -135,7 +135,7 @@ struct detached {
     std::suspend_never final_suspend() noexcept { return {}; }
     void return_void() noexcept {}
     void unhandled_exception() noexcept { std::terminate(); }
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(LBD_SANITIZED)
     static void* operator new(size_t n) { return frame_pool::here().get(n); }
     static void operator delete(void* p, size_t n) { frame_pool::here().put(p, n); }
 #endif
