@@ -27,8 +27,7 @@ uint64_t make_cookie(op what, uint64_t now_ns) noexcept {
 }  // namespace
 
 device::device(rt::runtime& runtime, std::string name, std::unique_ptr<table> first)
-    : runtime_(runtime),
-      name_(std::move(name)),
+    : name_(std::move(name)),
       gate_(runtime),
       limits_(nullptr),
       counters_(runtime.reactor_count()) {

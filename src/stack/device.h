@@ -73,7 +73,6 @@ class device final : public block::block_device, private block::crossing {
   rt::task<base::result<void>> flush_targets(block::io_opts io);
   void adopt(std::unique_ptr<table> next);
 
-  rt::runtime& runtime_;
   const std::string name_;
   rt::gate gate_;
   std::unique_ptr<table> live_;
