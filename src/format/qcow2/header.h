@@ -139,13 +139,14 @@ class fixed_areas {
   base::result<void> check_cluster(uint64_t host_offset) const noexcept;
   // Bytes at any alignment (compressed data); the last sector may reach beyond the end of the file.
   base::result<void> check_bytes(uint64_t host_offset, uint64_t length) const noexcept;
+  // Whether the bytes [begin, end) touch a fixed area.
+  bool overlaps(uint64_t begin, uint64_t end) const noexcept;
 
  private:
   struct area {
     uint64_t begin = 0;
     uint64_t end = 0;
   };
-  bool overlaps(uint64_t begin, uint64_t end) const noexcept;
 
   uint64_t cluster_size_;
   uint64_t file_bytes_;
