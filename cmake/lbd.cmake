@@ -86,3 +86,29 @@ function(lbd_fuzzer name)
   set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 60)
   set_tests_properties(${name}.long PROPERTIES LABELS "fuzz;slow" TIMEOUT 300)
 endfunction()
+
+# lbd_target(NAME SOURCES .. DEPS .. TYPES linear ...): a library of target types. Each type T is an object
+# `extern const lbd::block::target_type T_type` in namespace lbd::target ('-' in a type's name is '_').
+function(lbd_target name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS;TYPES" ${ARGN})
+  lbd_library(${name} SOURCES ${arg_SOURCES} DEPS lbd_block ${arg_DEPS})
+  set_property(GLOBAL APPEND PROPERTY LBD_TARGET_LIBRARIES ${name})
+  set_property(GLOBAL APPEND PROPERTY LBD_TARGET_TYPES ${arg_TYPES})
+endfunction()
+
+# Makes the library lbd_target_registry: one explicit list of all target types, no static constructors.
+function(lbd_make_target_registry)
+  get_property(types GLOBAL PROPERTY LBD_TARGET_TYPES)
+  get_property(libraries GLOBAL PROPERTY LBD_TARGET_LIBRARIES)
+  set(declared "")
+  set(listed "")
+  foreach(type ${types})
+    string(REPLACE "-" "_" symbol ${type})
+    string(APPEND declared "extern const block::target_type ${symbol}_type;\n")
+    string(APPEND listed "      &${symbol}_type,\n")
+  endforeach()
+  configure_file(${CMAKE_SOURCE_DIR}/cmake/target_registry.cc.in
+    ${CMAKE_BINARY_DIR}/generated/target_registry.cc @ONLY)
+  lbd_library(lbd_target_registry SOURCES ${CMAKE_BINARY_DIR}/generated/target_registry.cc
+    DEPS lbd_block ${libraries})
+endfunction()

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+// Targets: one kind of mapping each, as in the kernel's device-mapper. A target is a block device over
+// its part of a table, which also knows its table line, its status, its messages, and what to do
+// around a suspension. Targets know neither tables nor devices nor stores: they get what they need
+// from target_context.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/device.h"
+#include "rt/runtime.h"
+
+namespace lbd::block {
+
+inline constexpr uint64_t sector_bytes = 512;
+
+// What the kernel prints as "253:0".
+struct device_number {
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  friend auto operator<=>(const device_number&, const device_number&) = default;
+  std::string text() const { return std::to_string(major) + ":" + std::to_string(minor); }
+};
+
+// A device that a target works on, held open as long as this exists.
+struct opened_device {
+  std::shared_ptr<block_device> device;
+  device_number number;
+};
+
+// What a target's constructor gets beside its arguments.
+class target_context {
+ public:
+  virtual ~target_context() = default;
+
+  // Opens what a table names: a path, MAJ:MIN, a source URI. Errors (the table's error text is the
+  // target's affair): nodev, ENXIO, busy, access. Read-only when the table is.
+  virtual base::outcome<opened_device> open(const std::string& source) = 0;
+  // Whether [start, start + length) bytes lie on the device; when not, the failure's text is the
+  // kernel's.
+  virtual base::outcome<void> check_area(const opened_device& d, uint64_t start_sector,
+                                         uint64_t sectors) = 0;
+
+  virtual rt::runtime& runtime() noexcept = 0;
+  // The line's place in the table.
+  virtual uint64_t begin_sector() const noexcept = 0;
+  virtual uint64_t length_sectors() const noexcept = 0;
+  virtual bool read_only() const noexcept = 0;
+  // The state that targets of one family share inside a daemon (a snapshot's exceptions, a thin
+  // pool), by a key that the family makes up; made by `make` if there is none. Lives as long as
+  // somebody holds it.
+  virtual std::shared_ptr<void> shared_state(
+      const std::string& key, const std::function<std::shared_ptr<void>()>& make) = 0;
+  // Raises an event of the device this table belongs to (its event counter, waiters, uevents with
+  // these variables). Any reactor; may outlive the context.
+  virtual std::function<void(std::vector<std::string> variables)> event_sink() = 0;
+};
+
+enum class status_kind { info, table };
+
+struct status_request {
+  status_kind kind = status_kind::info;
+  bool show_keys = false;  // table: secrets in plain
+  bool no_flush = false;   // info: do not commit first
+};
+
+// All control calls come on reactor 0, one after the other per device.
+class target : public block_device {
+ public:
+  // The text after the target's name, with the kernel's blanks.
+  virtual rt::task<std::string> status(status_request q) = 0;
+
+  // A message's words. The reply may be empty. Errors: inval with the kernel's log text.
+  virtual rt::task<base::outcome<std::string>> message(std::vector<std::string> words);
+
+  // Around a suspension, in this order: presuspend (before new requests are held: targets that hold
+  // requests let go of them, or with `no_flush` may keep them for the next table by failing them
+  // with errc::again), postsuspend (nothing is in flight), preresume (may refuse), resumed.
+  virtual rt::task<void> presuspend(bool no_flush);
+  virtual rt::task<void> postsuspend();
+  virtual rt::task<base::result<void>> preresume();
+  virtual rt::task<void> resumed();
+
+  // The devices it works on, in the order of opening; for deps.
+  virtual void for_each_child(const std::function<void(const opened_device&)>& visit) const = 0;
+};
+
+// What a folder registers. `create` runs on reactor 0 and may block on files.
+struct target_type {
+  enum : uint32_t {
+    singleton = 1u << 0,         // alone in its table
+    immutable = 1u << 1,         // cannot be replaced by another type
+    wildcard = 1u << 2,          // may replace an immutable one (error)
+    always_writeable = 1u << 3,  // refused in a read-only table
+  };
+  std::string_view name;
+  uint32_t version[3];
+  uint32_t features;
+  rt::task<base::outcome<std::shared_ptr<target>>> (*create)(target_context& context,
+                                                            std::vector<std::string> args);
+};
+
+// Numbers as the kernel's constructors read them: decimal digits only, wrapped modulo 2^bits.
+// nullopt for anything else.
+std::optional<uint64_t> parse_u64(std::string_view word) noexcept;
+std::optional<uint32_t> parse_u32(std::string_view word) noexcept;
+// kstrtouint: no wrapping, a leading '+' is taken.
+std::optional<uint32_t> parse_kstrtouint(std::string_view word) noexcept;
+
+}  // namespace lbd::block
