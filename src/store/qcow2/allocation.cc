@@ -47,9 +47,9 @@ task<result<uint64_t>> change_file::allocate_cluster() {
 // out whole at once, so that a commit finds its space taken.
 task<result<void>> change_file::new_l2_table(uint64_t l1_index, uint64_t copy_of) {
   std::vector<std::byte> bytes(g_.cluster_size());
-  if (copy_of != 0) CO_CHECK(co_await file_->read_all(copy_of, bytes));
+  if (copy_of != 0) CO_CHECK(co_await file_.read_all(copy_of, bytes));
   CO_TRY(const uint64_t offset, co_await allocate_cluster());
-  auto written = co_await file_->write_all(offset, bytes);
+  auto written = co_await file_.write_all(offset, bytes);
   if (!written) {
     dropped_.push_back(g_.cluster_index(offset));
     co_return written.error();
@@ -89,7 +89,7 @@ task<result<cluster_mapping>> change_file::make_own(uint64_t offset, cluster_map
     CO_CHECK(co_await read_cluster(m, content.span()));
     CO_TRY(own.host_offset, co_await allocate_cluster());
     own.copied = true;
-    auto written = co_await file_->write_all(own.host_offset, content.span());
+    auto written = co_await file_.write_all(own.host_offset, content.span());
     if (!written) {
       dropped_.push_back(g_.cluster_index(own.host_offset));
       co_return written.error();

@@ -19,16 +19,16 @@ using rt::task;
 
 change_file::change_file(std::unique_ptr<rt::file> file, qcow2::header h,
                          change_file_options options)
-    : file_(std::move(file)),
+    : io_(std::move(file), block::file_device::size_rule::growing),
+      file_(io_.file()),
       header_(std::move(h)),
       g_(header_.shape()),
       home_(rt::reactor::current()),
-      io_(*file_, !options.writable),
       writable_(options.writable),
-      areas_(header_, file_->info().size_bytes),
-      l2_(*file_, g_.cluster_size(), options.cache_bytes / 4 * 3),
-      refcounts_(*file_, areas_, g_, options.cache_bytes / 4),
-      used_bytes_(file_->info().size_bytes) {
+      areas_(header_, file_.info().size_bytes),
+      l2_(file_, g_.cluster_size(), options.cache_bytes / 4 * 3),
+      refcounts_(file_, areas_, g_, options.cache_bytes / 4),
+      used_bytes_(file_.info().size_bytes) {
   limits_.size_bytes = header_.size_bytes;
   limits_.preferred_bytes = static_cast<uint32_t>(std::max<uint64_t>(4096, g_.subcluster_size()));
   limits_.discard_granularity_bytes = g_.subcluster_size();
@@ -52,7 +52,7 @@ failure change_file::failed_to(const char* what, io_error e) const {
 
 task<outcome<void>> change_file::load() {
   std::vector<std::byte> bytes(uint64_t{header_.l1_entries} * 8);
-  auto read = co_await file_->read_all(header_.l1_offset, bytes);
+  auto read = co_await file_.read_all(header_.l1_offset, bytes);
   if (!read) co_return failed_to("read its L1 table", read.error());
   l1_.resize(header_.l1_entries);
   for (size_t i = 0; i < l1_.size(); ++i) l1_[i] = base::load_big<uint64_t>(bytes, i * 8);

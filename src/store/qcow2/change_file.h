@@ -31,12 +31,12 @@
 #include <string>
 #include <vector>
 
+#include "block/file_device.h"
 #include "block/layer.h"
 #include "format/qcow2/header.h"
 #include "format/qcow2/l2_entry.h"
 #include "rt/file.h"
 #include "rt/sync.h"
-#include "store/qcow2/image_io.h"
 #include "store/qcow2/refcounts.h"
 #include "store/qcow2/table_cache.h"
 
@@ -110,7 +110,7 @@ class change_file final : public block::change_layer {
   }
 
   const qcow2::header& header() const noexcept { return header_; }
-  const std::string& path() const noexcept { return file_->info().path; }
+  const std::string& path() const noexcept { return file_.info().path; }
 
  private:
   // A host cluster that a caller of allocate() is writing to.
@@ -181,12 +181,12 @@ class change_file final : public block::change_layer {
   rt::task<void> commit_in_background();
   void commit_if_much();
 
-  std::unique_ptr<rt::file> file_;
+  block::file_device io_;
+  rt::file& file_;
   qcow2::header header_;
   const qcow2::geometry g_;
   rt::reactor& home_;
   block::limits limits_;
-  image_io io_;
   bool writable_;
   bool sealed_ = false;
 

@@ -47,7 +47,7 @@ change_file::commit_list change_file::take_changes() {
 
 task<result<void>> change_file::write_changes(const std::vector<file_change>& changes) {
   for (const file_change& c : changes) {
-    auto written = co_await file_->write_all(c.offset, c.bytes);
+    auto written = co_await file_.write_all(c.offset, c.bytes);
     if (written) continue;
     if (written.error().code != errc::nospc) failed_ = written.error();
     co_return written.error();
@@ -56,7 +56,8 @@ task<result<void>> change_file::write_changes(const std::vector<file_change>& ch
 }
 
 task<result<void>> change_file::sync() {
-  auto synced = co_await file_->sync_data();
+  auto synced = co_await file_.sync_data();
+  if (synced && io_.sync_failed()) synced = io_error{errc::io};
   if (synced) co_return result<void>{};
   // The kernel may have dropped what it could not write: no later success means anything.
   if (!failed_) {
@@ -119,8 +120,8 @@ task<void> change_file::punch(const std::vector<uint64_t>& clusters) {
     }
     if (end > i) {
       auto done =
-          co_await file_->allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                   clusters[i] << g_.cluster_bits, (end - i) << g_.cluster_bits);
+          co_await file_.allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                  clusters[i] << g_.cluster_bits, (end - i) << g_.cluster_bits);
       (void)done;
     }
     i = std::max(end, i + 1);
@@ -191,9 +192,10 @@ void change_file::commit_if_much() {
 task<result<void>> change_file::close() {
   // Giving clusters back makes refcounts dirty again: a few rounds.
   result<void> r;
-  while (r && writable_ && !failed_ && metadata_dirty()) {
-    r = co_await flush_home();
+  for (;;) {
     while (giving_back_) co_await gave_back_.wait();
+    if (!r || !writable_ || failed_ || !metadata_dirty()) break;
+    r = co_await flush_home();
   }
   while (committing_) co_await commit_done_.wait();
   while (giving_back_) co_await gave_back_.wait();
@@ -205,7 +207,7 @@ task<result<void>> change_file::close() {
 task<result<void>> change_file::seal() {
   sealed_ = true;
   CO_CHECK(co_await close());
-  block::downgrade_image_lock(*file_);
+  block::downgrade_image_lock(file_);
   co_return result<void>{};
 }
 

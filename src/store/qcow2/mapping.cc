@@ -124,13 +124,13 @@ task<result<void>> change_file::read_cluster(cluster_mapping m, base::bytes_span
       base::bytes_span part = to.subspan(at, g_.subcluster_size());
       if ((m.zero >> sub & 1) != 0) std::fill(part.begin(), part.end(), std::byte{0});
       if ((m.allocated >> sub & 1) != 0) {
-        CO_CHECK(co_await file_->read_all(m.host_offset + at, part));
+        CO_CHECK(co_await file_.read_all(m.host_offset + at, part));
       }
     }
     co_return result<void>{};
   }
   rt::buffer packed(m.compressed_bytes);
-  CO_CHECK(co_await file_->read_all(m.host_offset, packed.span()));
+  CO_CHECK(co_await file_.read_all(m.host_offset, packed.span()));
   const auto type = static_cast<qcow2::compression_type>(header_.compression);
   co_return tell(qcow2::decompress_cluster(type, packed.span(), to));
 }
