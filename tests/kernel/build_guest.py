@@ -23,10 +23,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib")
 PROGRAM_FOLDERS = ("usr/sbin", "sbin", "usr/bin", "bin")
+UNUSED_DAYS = 14  # a guest that nobody booted for so long is thrown away
 
 
 class Unavailable(Exception):
@@ -251,6 +253,10 @@ def build():
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 make_guest(pathlib.Path(scratch), packages, kernel, folder)
+        os.utime(folder)
+        for other in folder.parent.iterdir():
+            if other.is_dir() and other.stat().st_mtime < time.time() - UNUSED_DAYS * 86400:
+                shutil.rmtree(other)
     return folder
 
 
