@@ -208,7 +208,7 @@ TEST(handshake, option_replies_have_the_protocols_layout) {
   EXPECT_EQ(text_of(out), magic + "\0\0\0\6\0\0\0\3\0\0\0\x0e\0\3\0\0\0\1\0\0\x10\0\4\0\0\0"s);
   out.clear();
   append_meta_context(out, option::set_meta_context, 1, "base:allocation");
-  EXPECT_EQ(text_of(out), magic + "\0\0\0\x0b\0\0\0\4\0\0\0\x13\0\0\0\1base:allocation"s);
+  EXPECT_EQ(text_of(out), magic + "\0\0\0\x0a\0\0\0\4\0\0\0\x13\0\0\0\1base:allocation"s);
 }
 
 TEST(handshake, export_name_reply_with_and_without_zeroes) {

@@ -94,9 +94,9 @@ enum class option : uint32_t {
   info = 6,
   go = 7,
   structured_reply = 8,
-  list_meta_context = 10,
-  set_meta_context = 11,
-  extended_headers = 12,
+  list_meta_context = 9,
+  set_meta_context = 10,
+  extended_headers = 11,
 };
 
 enum class option_reply : uint32_t {
