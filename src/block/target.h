@@ -41,9 +41,8 @@ class target_context {
 
   // Opens what a table names: a path, MAJ:MIN, a source URI. Errors (the table's error text is the
   // target's affair): nodev, ENXIO, busy, access. Read-only when the table is.
-  virtual base::outcome<opened_device> open(const std::string& source) = 0;
-  // Whether [start, start + length) bytes lie on the device; when not, the failure's text is the
-  // kernel's.
+  virtual rt::task<base::outcome<opened_device>> open(std::string source) = 0;
+  // Whether the area lies on the device; when not, the failure's text is the kernel's.
   virtual base::outcome<void> check_area(const opened_device& d, uint64_t start_sector,
                                          uint64_t sectors) = 0;
 

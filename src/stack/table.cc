@@ -8,6 +8,7 @@ namespace {
 
 // Limits that hold for every segment.
 block::limits combine(const std::vector<table::segment>& segments) {
+  if (segments.empty()) return {};
   block::limits all = segments.front().target->limits();
   for (const auto& s : segments) {
     const block::limits& l = s.target->limits();
@@ -45,6 +46,8 @@ base::outcome<std::unique_ptr<table>> table::make(std::vector<segment> segments)
     return base::failure{base::errc::inval, "the table is empty (give at least one line)"};
   return std::unique_ptr<table>(new table(std::move(segments)));
 }
+
+std::unique_ptr<table> table::none() { return std::unique_ptr<table>(new table({})); }
 
 std::unique_ptr<table> table::whole(std::shared_ptr<block::block_device> target) {
   std::vector<segment> one;

@@ -21,6 +21,8 @@ class table {
 
   // Segments must follow each other without gap or overlap from 0. Errors: inval, naming the gap.
   static base::outcome<std::unique_ptr<table>> make(std::vector<segment> segments);
+  // No segments, size 0: a device before its first load.
+  static std::unique_ptr<table> none();
   // One target for the whole device.
   static std::unique_ptr<table> whole(std::shared_ptr<block::block_device> target);
 

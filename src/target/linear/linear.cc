@@ -15,7 +15,7 @@ task<base::outcome<std::shared_ptr<block::target>>> linear::create(block::target
   if (args.size() != 2) co_return failure{errc::inval, "Invalid argument count"};
   const auto start = block::parse_u64(args[1]);
   if (!start) co_return failure{errc::inval, "Invalid device sector"};
-  auto child = context.open(args[0]);
+  auto child = co_await context.open(args[0]);
   if (!child) co_return failure{child.error().code, "Device lookup failed"};
   CO_CHECK(context.check_area(*child, *start, context.length_sectors()));
   co_return std::shared_ptr<block::target>(

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT
+// Devices, their names and states. Tables are built in device_tables.cc.
+#include "stack/device_manager.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "stack/device_manager_parts.h"
+
+namespace lbd::stack {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+using rt::task;
+
+namespace {
+
+constexpr size_t name_bytes = 127, uuid_bytes = 128;
+constexpr uint32_t minors = 1u << 20;
+
+failure no_such_device() { return failure{no_device, "No such device or address"}; }
+
+}  // namespace
+
+device_manager::device_manager(rt::runtime& runtime, source_opener& sources)
+    : device_manager(runtime, sources, options{}) {}
+
+device_manager::device_manager(rt::runtime& runtime, source_opener& sources, options how)
+    : runtime_(runtime), sources_(sources), options_(how) {}
+
+device_manager::~device_manager() = default;
+
+outcome<device_manager::entry_ptr> device_manager::find(const device_key& key) const {
+  for (const auto& [name, e] : by_name_) {
+    const bool hit = key.number           ? e->number == *key.number
+                     : !key.name.empty()  ? name == key.name
+                                          : !key.uuid.empty() && e->uuid == key.uuid;
+    if (hit) return e;
+  }
+  return no_such_device();
+}
+
+device* device_manager::find_device(const device_key& key) noexcept {
+  const auto e = find(key);
+  return e ? &(*e)->core : nullptr;
+}
+
+device_state device_manager::state_of(const entry& e) const {
+  device_state s;
+  s.name = e.name;
+  s.uuid = e.uuid;
+  s.number = e.number;
+  s.suspended = e.suspended;
+  s.deferred_remove = e.deferred_remove;
+  s.has_live = e.live != nullptr;
+  s.has_inactive = e.inactive != nullptr;
+  s.read_only = e.live != nullptr && e.live->read_only;
+  s.open_count = e.open_count;
+  s.event_number = e.event_number;
+  s.target_count = e.live ? static_cast<uint32_t>(e.live->lines.size()) : 0;
+  s.size_bytes = e.core.limits().size_bytes;
+  return s;
+}
+
+outcome<device_state> device_manager::create(std::string name, std::string uuid,
+                                             std::optional<uint32_t> minor) {
+  if (name.empty() || name.size() > name_bytes || name.find('/') != std::string::npos)
+    return failure{errc::inval, "invalid device name '" + name + "'"};
+  if (uuid.size() > uuid_bytes) return failure{errc::inval, "device uuid is too long"};
+  if (by_name_.contains(name)) return failure{errc::busy, "device name " + name + " is in use"};
+  std::vector<bool> taken(by_name_.size() + 1, false);
+  for (const auto& [other, e] : by_name_) {
+    if (!uuid.empty() && e->uuid == uuid)
+      return failure{errc::busy, "device uuid " + uuid + " is in use"};
+    if (minor && e->number.minor == *minor) return no_such_device();
+    if (e->number.minor < taken.size()) taken[e->number.minor] = true;
+  }
+  if (minor && *minor >= minors) return failure{errc::inval, "minor number is too large"};
+  const auto lowest = std::find(taken.begin(), taken.end(), false) - taken.begin();
+  const device_number number{options_.major, minor.value_or(static_cast<uint32_t>(lowest))};
+  const auto e = std::make_shared<entry>(runtime_, std::move(name), std::move(uuid), number);
+  by_name_.emplace(e->name, e);
+  tell(*e, "add", {});
+  return state_of(*e);
+}
+
+outcome<device_state> device_manager::state(device_key key) const {
+  TRY(const entry_ptr e, find(key));
+  return state_of(*e);
+}
+
+std::vector<device_state> device_manager::list() const {
+  std::vector<device_state> all;
+  for (const auto& [name, e] : by_name_) all.push_back(state_of(*e));
+  return all;
+}
+
+outcome<device_state> device_manager::rename(device_key key, std::string new_name) {
+  if (new_name.empty() || new_name.size() > name_bytes ||
+      new_name.find('/') != std::string::npos)
+    return failure{errc::inval, "invalid device name '" + new_name + "'"};
+  const auto found = find(key);
+  if (!found)
+    return failure{no_device, "Unable to rename non-existent device, " + key.name + " to " +
+                                  new_name};
+  const entry_ptr e = *found;
+  if (by_name_.contains(new_name))
+    return failure{errc::busy, "Unable to change name on mapped device " + e->name +
+                                   " to one that already exists: " + new_name};
+  by_name_.erase(e->name);
+  e->name = std::move(new_name);
+  by_name_.emplace(e->name, e);
+  raise_event(*e, {});
+  return state_of(*e);
+}
+
+outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid) {
+  TRY(const entry_ptr e, find(key));
+  if (uuid.empty() || uuid.size() > uuid_bytes)
+    return failure{errc::inval, "invalid device uuid"};
+  for (const auto& [name, other] : by_name_)
+    if (other->uuid == uuid)
+      return failure{errc::busy, "Unable to change uuid on mapped device " + e->name +
+                                     " to one that already exists: " + uuid};
+  if (!e->uuid.empty())
+    return failure{errc::inval, "Unable to change uuid of mapped device " + e->name +
+                                    " because uuid is already set to " + e->uuid};
+  e->uuid = std::move(uuid);
+  raise_event(*e, {});
+  return state_of(*e);
+}
+
+void device_manager::tell(const entry& e, const char* action,
+                          std::vector<std::string> variables) {
+  if (told_) told_(device_event{action, e.name, e.uuid, e.number, std::move(variables)});
+}
+
+void device_manager::raise_event(entry& e, std::vector<std::string> variables) {
+  if (!variables.empty()) {
+    variables.push_back("DM_SEQNUM=" + std::to_string(++event_sequence_));
+    tell(e, "change", std::move(variables));
+  }
+  ++e.event_number;
+  e.wake_waiters();
+}
+
+task<outcome<device_state>> device_manager::wait(device_key key, uint32_t event_number) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  while (e->event_number == event_number && !e->gone) {
+    rt::event happened;
+    e->waiters.push_back(&happened);
+    co_await happened.wait();
+  }
+  co_return state_of(*e);
+}
+
+// Counts one user of a device; the last one to leave completes a deferred removal.
+class device_manager::use {
+ public:
+  use(device_manager& m, entry_ptr e) noexcept : manager_(m), entry_(std::move(e)) {
+    ++entry_->open_count;
+  }
+  use(const use&) = delete;
+  use& operator=(const use&) = delete;
+  ~use() {
+    --entry_->open_count;
+    manager_.released(*entry_);
+  }
+  device& core() noexcept { return entry_->core; }
+
+ private:
+  device_manager& manager_;
+  entry_ptr entry_;
+};
+
+outcome<block::opened_device> device_manager::open(device_key key) {
+  TRY(const entry_ptr e, find(key));
+  if (!e->live || e->deferred_remove) return no_such_device();
+  const auto u = std::make_shared<use>(*this, e);
+  return block::opened_device{std::shared_ptr<block::block_device>(u, &u->core()), e->number};
+}
+
+void device_manager::released(entry& e) {
+  if (e.open_count != 0 || !e.deferred_remove || e.gone) return;
+  const auto at = by_name_.find(e.name);
+  if (at != by_name_.end()) rt::spawn(destroy(at->second));
+}
+
+task<outcome<void>> device_manager::remove(device_key key, bool deferred) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  const auto held = co_await e->control.lock();
+  if (e->gone) co_return no_such_device();
+  if (e->open_count != 0) {
+    if (!deferred)
+      co_return failure{errc::busy, "unable to remove open device " + e->name};
+    e->deferred_remove = true;
+    co_return outcome<void>{};
+  }
+  co_await destroy(e);
+  co_return outcome<void>{};
+}
+
+task<void> device_manager::destroy(entry_ptr e) {
+  if (std::exchange(e->gone, true)) co_return;
+  by_name_.erase(e->name);
+  // Nobody has it open: what may still be in flight is its own.
+  if (!e->suspended) co_await e->core.suspend(false);
+  co_await e->drop_live();
+  e->inactive.reset();
+  ++e->event_number;
+  e->wake_waiters();
+  tell(*e, "remove", {});
+}
+
+task<size_t> device_manager::remove_all(bool deferred) {
+  for (bool progress = true; progress;) {
+    progress = false;
+    std::vector<std::string> names;
+    for (const auto& [name, e] : by_name_)
+      if (e->open_count == 0 || (deferred && !e->deferred_remove)) names.push_back(name);
+    for (const std::string& name : names) {
+      const auto removed = co_await remove(device_key{name, {}, {}}, deferred);
+      progress |= bool(removed);
+    }
+  }
+  if (!by_name_.empty())
+    base::log_warn("device-mapper", "ioctl: remove_all left " + std::to_string(by_name_.size()) +
+                                        " open device(s)");
+  co_return by_name_.size();
+}
+
+}  // namespace lbd::stack

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT
+// The device-mapper's control plane: named devices with a live and an inactive table, and the kernel's
+// rules for changing them. Errors carry the kernel's errno; messages are its log lines.
+//
+// Everything runs on reactor 0. Calls for one device are done one after the other, except wait() and
+// queries.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "block/target.h"
+#include "rt/sync.h"
+#include "stack/device.h"
+
+namespace lbd::stack {
+
+using block::device_number;
+
+// One line of a table, as text.
+struct table_line {
+  uint64_t start_sector = 0;
+  uint64_t length_sectors = 0;
+  std::string type;
+  std::string args;  // or, in answers, the status or table text
+};
+
+// Where devices named in tables come from when they are not mapped devices: files, URIs, numbers.
+class source_opener {
+ public:
+  virtual ~source_opener() = default;
+  // Errors: nodev (no such path), ENXIO (no such number), busy, access.
+  virtual rt::task<base::outcome<block::opened_device>> open(std::string source,
+                                                            bool writable) = 0;
+};
+
+struct device_state {
+  std::string name, uuid;
+  device_number number;
+  bool suspended = false, read_only = false, deferred_remove = false;
+  bool has_live = false, has_inactive = false;
+  uint32_t open_count = 0, event_number = 0, target_count = 0;
+  uint64_t size_bytes = 0;
+};
+
+// What happened, for the event stream: the kernel's uevent variables without DM_NAME and DM_UUID.
+struct device_event {
+  std::string action;  // add, change, remove
+  std::string name, uuid;
+  device_number number;
+  std::vector<std::string> variables;
+};
+
+struct suspend_options {
+  bool no_flush = false;
+};
+
+// Names a device by exactly one of them.
+struct device_key {
+  std::string name, uuid;
+  std::optional<device_number> number;
+};
+
+class device_manager {
+ public:
+  struct options {
+    uint32_t major = 253;
+  };
+  device_manager(rt::runtime& runtime, source_opener& sources);
+  device_manager(rt::runtime& runtime, source_opener& sources, options how);
+  // REQUIRES: no device is open or in use.
+  ~device_manager();
+  device_manager(const device_manager&) = delete;
+  device_manager& operator=(const device_manager&) = delete;
+
+  // Errors: busy (name or uuid taken), ENXIO (minor taken), inval (bad name).
+  base::outcome<device_state> create(std::string name, std::string uuid,
+                                     std::optional<uint32_t> minor);
+  // Builds the targets and makes them the inactive table. Errors: inval and what constructors say.
+  rt::task<base::outcome<device_state>> load(device_key key, std::vector<table_line> lines,
+                                             bool read_only);
+  rt::task<base::outcome<device_state>> clear(device_key key);
+  rt::task<base::outcome<device_state>> suspend(device_key key, suspend_options how);
+  // Swaps the inactive table in, if there is one, and lets requests go on.
+  rt::task<base::outcome<device_state>> resume(device_key key, suspend_options how);
+  // Errors: busy when open, unless `deferred`: then it goes with its last user.
+  rt::task<base::outcome<void>> remove(device_key key, bool deferred);
+  // All that are not open, until nothing more goes. Returns how many stay.
+  rt::task<size_t> remove_all(bool deferred);
+  base::outcome<device_state> rename(device_key key, std::string new_name);
+  base::outcome<device_state> set_uuid(device_key key, std::string uuid);
+  rt::task<base::outcome<std::string>> message(device_key key, uint64_t sector,
+                                               std::vector<std::string> words);
+
+  base::outcome<device_state> state(device_key key) const;
+  std::vector<device_state> list() const;  // by name
+  rt::task<base::outcome<std::vector<table_line>>> status(device_key key,
+                                                          block::status_request q,
+                                                          bool inactive);
+  // The last opened first, as the kernel lists them.
+  base::outcome<std::vector<device_number>> deps(device_key key, bool inactive) const;
+  // Returns when the event number differs from `event_number`, or the device goes.
+  rt::task<base::outcome<device_state>> wait(device_key key, uint32_t event_number);
+
+  // The device for an export or another table; counts as open as long as the pointer lives. Errors:
+  // ENXIO (there is none, or it has no table yet).
+  base::outcome<block::opened_device> open(device_key key);
+  // For statistics and live changes; valid until the next co_await.
+  device* find_device(const device_key& key) noexcept;
+
+  void on_event(std::function<void(const device_event&)> told) { told_ = std::move(told); }
+
+ private:
+  struct live_table;
+  struct entry;
+  class context;
+  class use;
+  using entry_ptr = std::shared_ptr<entry>;
+
+  base::outcome<entry_ptr> find(const device_key& key) const;
+  device_state state_of(const entry& e) const;
+  rt::task<base::outcome<std::unique_ptr<live_table>>> build(entry_ptr e,
+                                                             std::vector<table_line> lines,
+                                                             bool read_only);
+  base::outcome<void> check_line(const entry& e, const table_line& l, uint64_t expected_start,
+                                 size_t index, size_t count) const;
+  rt::task<base::outcome<std::shared_ptr<block::target>>> construct(entry_ptr e, table_line l,
+                                                                    bool read_only);
+  base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
+  rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);
+  rt::task<void> suspend_locked(entry_ptr e, suspend_options how);
+  rt::task<void> destroy(entry_ptr e);
+  void raise_event(entry& e, std::vector<std::string> variables);
+  void tell(const entry& e, const char* action, std::vector<std::string> variables);
+  void released(entry& e);
+
+  rt::runtime& runtime_;
+  source_opener& sources_;
+  const options options_;
+  std::map<std::string, entry_ptr> by_name_;
+  std::map<std::string, std::weak_ptr<void>> shared_;
+  std::function<void(const device_event&)> told_;
+  uint64_t event_sequence_ = 0;
+};
+
+// The kernel's way of cutting a table's arguments: at blanks; a backslash takes the next character
+// literally.
+std::vector<std::string> split_args(const std::string& text);
+
+}  // namespace lbd::stack

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// The manager's records, private to its two source files.
+#pragma once
+
+#include "stack/device_manager.h"
+
+namespace lbd::stack {
+
+// ENXIO: no device of that name or number.
+inline constexpr auto no_device = static_cast<base::errc>(ENXIO);
+
+// A table whose targets exist.
+struct device_manager::live_table {
+  struct line {
+    uint64_t start_sector = 0, length_sectors = 0;
+    const block::target_type* type = nullptr;
+    std::shared_ptr<block::target> target;
+  };
+  std::vector<line> lines;
+  std::unique_ptr<table> io;  // moves into the device when the table goes live
+  bool read_only = false;
+};
+
+struct device_manager::entry {
+  entry(rt::runtime& runtime, std::string device_name, std::string device_uuid, device_number n)
+      : name(std::move(device_name)),
+        uuid(std::move(device_uuid)),
+        number(n),
+        core(runtime, name, table::none()) {}
+
+  void wake_waiters() {
+    for (rt::event* w : std::exchange(waiters, {})) w->set();
+  }
+  // REQUIRES: suspended.
+  rt::task<void> drop_live() {
+    device::builder none = [](const table&) { return no_table(); };
+    (void)co_await core.replace_table(std::move(none));
+    live.reset();
+  }
+  static rt::task<base::outcome<std::unique_ptr<table>>> no_table() { co_return table::none(); }
+
+  std::string name, uuid;
+  const device_number number;
+  device core;
+  std::unique_ptr<live_table> live, inactive;
+  bool suspended = false, deferred_remove = false, gone = false;
+  uint32_t open_count = 0, event_number = 0;
+  std::vector<rt::event*> waiters;
+  rt::mutex control;
+};
+
+}  // namespace lbd::stack

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+// The kernel's rules for devices and tables, over sources in memory.
+#include "stack/device_manager.h"
+
+#include <gtest/gtest.h>
+
+#include "block/segments.h"
+#include "store/memory/memory.h"
+
+namespace lbd::stack {
+namespace {
+
+using base::errc;
+using base::outcome;
+using rt::task;
+
+// "254:0" and "/dev/vda" are one memory device of 4 MiB, "/dev/vdb" another.
+class memory_sources final : public source_opener {
+ public:
+  task<outcome<block::opened_device>> open(std::string source, bool) override {
+    if (source == "/dev/vda" || source == "254:0") co_return block::opened_device{a, {254, 0}};
+    if (source == "/dev/vdb" || source == "254:16") co_return block::opened_device{b, {254, 16}};
+    co_return base::failure{errc::nodev, "no such source"};
+  }
+  std::shared_ptr<block::block_device> a{*store::memory_device::make(4 << 20)};
+  std::shared_ptr<block::block_device> b{*store::memory_device::make(4 << 20)};
+};
+
+class manager : public testing::Test {
+ protected:
+  static device_key key(std::string name) { return {std::move(name), {}, {}}; }
+  outcome<device_state> load(const std::string& name, std::vector<table_line> lines) {
+    return rt_->run_until(m_.load(key(name), std::move(lines), false));
+  }
+  outcome<device_state> resume(const std::string& name) {
+    return rt_->run_until(m_.resume(key(name), {}));
+  }
+  outcome<void> make(const std::string& name, std::vector<table_line> lines) {
+    CHECK(drop(m_.create(name, "", {})));
+    CHECK(drop(load(name, std::move(lines))));
+    return drop(resume(name));
+  }
+  static outcome<void> drop(const outcome<device_state>& r) {
+    if (!r) return r.error();
+    return {};
+  }
+  std::string table(const std::string& name, bool inactive = false) {
+    block::status_request q;
+    q.kind = block::status_kind::table;
+    const auto r = rt_->run_until(m_.status(key(name), q, inactive));
+    std::string out;
+    for (const auto& l : *r)
+      out += std::to_string(l.start_sector) + " " + std::to_string(l.length_sectors) + " " +
+             l.type + " " + l.args + "\n";
+    return out;
+  }
+  std::unique_ptr<rt::runtime> rt_ = *rt::runtime::start({.reactors = 2});
+  rt::reactor::scope here_{rt_->at(0)};
+  memory_sources sources_;
+  device_manager m_{*rt_, sources_};
+};
+
+TEST_F(manager, creates_loads_resumes_and_prints_what_can_be_loaded_again) {
+  ASSERT_TRUE(make("d", {{0, 4096, "linear", "/dev/vda 8"}, {4096, 8, "linear", "254:16 0"}}));
+  EXPECT_EQ(table("d"), "0 4096 linear 254:0 8\n4096 8 linear 254:16 0\n");
+  const auto s = *m_.state(key("d"));
+  EXPECT_TRUE(s.has_live);
+  EXPECT_FALSE(s.has_inactive);
+  EXPECT_EQ(s.number.text(), "253:0");
+  EXPECT_EQ(s.size_bytes, 4104u * 512);
+  const auto deps = *m_.deps(key("d"), false);
+  ASSERT_EQ(deps.size(), 2u);
+  EXPECT_EQ(deps[0].text(), "254:16") << "the last opened comes first";
+}
+
+TEST_F(manager, bad_tables_say_what_the_kernel_says) {
+  ASSERT_TRUE(m_.create("d", "", {}));
+  auto text = [&](std::vector<table_line> lines) {
+    const auto r = load("d", std::move(lines));
+    return r ? std::string("loaded") : r.error().message;
+  };
+  EXPECT_EQ(text({}), "ioctl: populate_table: no targets specified");
+  EXPECT_EQ(text({{8, 8, "linear", "/dev/vda 0"}}),
+            "table: 253:0: linear: Gap in table (-EINVAL)");
+  EXPECT_EQ(text({{0, 0, "linear", "/dev/vda 0"}}), "table: 253:0: zero-length target");
+  EXPECT_EQ(text({{0, UINT64_MAX, "linear", "/dev/vda 0"}}), "table: 253:0: too large device");
+  EXPECT_EQ(text({{0, 8, "nosuch", ""}}), "table: 253:0: nosuch: unknown target type");
+  EXPECT_EQ(text({{0, 8, "linear", "/dev/vda"}}),
+            "table: 253:0: linear: Invalid argument count (-EINVAL)");
+  EXPECT_EQ(text({{0, 8, "linear", "/dev/nosuch 0"}}),
+            "table: 253:0: linear: Device lookup failed (-ENODEV)");
+  EXPECT_EQ(text({{0, 8, "linear", "/dev/vda 8190"}}),
+            "table: 253:0: 254:0 too small for target: start=8190, len=8, dev_size=8192");
+  EXPECT_FALSE(m_.state(key("d"))->has_inactive);
+}
+
+TEST_F(manager, a_new_table_is_inactive_until_resume) {
+  ASSERT_TRUE(make("d", {{0, 8, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(load("d", {{0, 16, "linear", "/dev/vdb 0"}}));
+  EXPECT_EQ(table("d"), "0 8 linear 254:0 0\n");
+  EXPECT_EQ(table("d", true), "0 16 linear 254:16 0\n");
+  ASSERT_TRUE(resume("d"));
+  EXPECT_EQ(table("d"), "0 16 linear 254:16 0\n");
+  ASSERT_TRUE(load("d", {{0, 8, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(rt_->run_until(m_.clear(key("d"))));
+  EXPECT_FALSE(m_.state(key("d"))->has_inactive);
+}
+
+TEST_F(manager, names_uuids_and_minors_are_unique) {
+  ASSERT_TRUE(m_.create("a", "U1", {}));
+  EXPECT_EQ(m_.create("a", "", {}).error().code, errc::busy);
+  EXPECT_EQ(m_.create("b", "U1", {}).error().code, errc::busy);
+  EXPECT_EQ(static_cast<int>(m_.create("b", "", 0).error().code), ENXIO);
+  EXPECT_EQ(m_.create("b", "", {})->number.minor, 1u);
+  EXPECT_EQ(m_.rename(key("b"), "a").error().code, errc::busy);
+  ASSERT_TRUE(m_.rename(key("b"), "c"));
+  EXPECT_EQ(m_.set_uuid(key("c"), "U1").error().code, errc::busy);
+  ASSERT_TRUE(m_.set_uuid(key("c"), "U2"));
+  EXPECT_EQ(m_.set_uuid(key("c"), "U3").error().code, errc::inval);
+  EXPECT_EQ(m_.state(device_key{{}, "U2", {}})->name, "c");
+  EXPECT_EQ(m_.state(key("c"))->event_number, 2u);
+  ASSERT_TRUE(rt_->run_until(m_.remove(key("a"), false)));
+  EXPECT_EQ(m_.create("d", "", {})->number.minor, 0u) << "the lowest free minor";
+}
+
+TEST_F(manager, open_devices_stay_until_the_last_user_goes) {
+  ASSERT_TRUE(make("low", {{0, 4096, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(make("top", {{0, 8, "linear", "/dev/mapper/low 8"}}));
+  EXPECT_EQ(m_.state(key("low"))->open_count, 1u);
+  EXPECT_EQ(rt_->run_until(m_.remove(key("low"), false)).error().code, errc::busy);
+  ASSERT_TRUE(rt_->run_until(m_.remove(key("low"), true)));
+  EXPECT_TRUE(m_.state(key("low"))->deferred_remove);
+  ASSERT_TRUE(rt_->run_until(m_.remove(key("top"), false)));
+  rt_->at(0).turn(0);
+  EXPECT_TRUE(m_.list().empty());
+}
+
+TEST_F(manager, requests_held_while_suspended_go_through_the_new_table) {
+  ASSERT_TRUE(make("d", {{0, 4096, "linear", "/dev/vda 0"}}));
+  auto opened = *m_.open(key("d"));
+  ASSERT_TRUE(rt_->run_until(m_.suspend(key("d"), {})));
+  std::string text(512, 'x');
+  const iovec v{text.data(), text.size()};
+  bool done = false;
+  auto send = [](block::block_device& d, const iovec& data, bool& flag) -> task<void> {
+    flag = bool(co_await block::write(d, 0, rt::segments(&data, 1), {}));
+  };
+  rt::spawn(send(*opened.device, v, done));
+  rt_->at(0).turn(0);
+  EXPECT_FALSE(done);
+  ASSERT_TRUE(load("d", {{0, 4096, "linear", "/dev/vdb 0"}}));
+  ASSERT_TRUE(resume("d"));
+  for (int i = 0; i < 100 && !done; ++i) rt_->at(0).turn(1'000'000);
+  EXPECT_TRUE(done);
+  EXPECT_EQ(base::as_text(sources_.b->borrow(0, 512).bytes), text);
+  EXPECT_TRUE(base::is_zero(sources_.a->borrow(0, 512).bytes));
+}
+
+TEST_F(manager, messages_reach_only_targets_and_say_why_not) {
+  ASSERT_TRUE(make("d", {{0, 8, "linear", "/dev/vda 0"}}));
+  auto text = [&](uint64_t sector, std::vector<std::string> words) {
+    const auto r = rt_->run_until(m_.message(key("d"), sector, std::move(words)));
+    return r ? "ok" : r.error().message;
+  };
+  EXPECT_EQ(text(0, {"hello"}), "Target type does not support messages");
+  EXPECT_EQ(text(8, {"hello"}), "ioctl: Target message sector outside device.");
+  EXPECT_EQ(text(0, {}), "ioctl: Empty message received.");
+  EXPECT_EQ(text(0, {"@foo"}), "ioctl: Unsupported message sent to DM core: @foo");
+  EXPECT_EQ(text(0, {"@cancel_deferred_remove"}), "ok");
+}
+
+TEST(split_args, cuts_at_blanks_and_takes_quoted_characters) {
+  EXPECT_EQ(split_args("  a\tb  c "), (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(split_args("a\\ b \\\\"), (std::vector<std::string>{"a b", "\\"}));
+  EXPECT_TRUE(split_args("  ").empty());
+}
+
+}  // namespace
+}  // namespace lbd::stack

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: MIT
+// Tables: building, swapping, asking.
+#include <string.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "block/target_registry.h"
+#include "stack/device_manager_parts.h"
+
+namespace lbd::stack {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+using block::target_type;
+using rt::task;
+
+namespace {
+
+// The kernel's LLONG_MAX / 512.
+constexpr uint64_t largest_sectors = uint64_t{INT64_MAX} / 512;
+
+std::string errno_name(errc code) {
+  const char* name = strerrorname_np(static_cast<int>(code));
+  return name != nullptr ? name : std::to_string(static_cast<int>(code));
+}
+
+// "table: 253:0: linear: Gap in table (-EINVAL)"
+failure table_failure(device_number n, const std::string& type, errc code,
+                      const std::string& text) {
+  return failure{code,
+                 "table: " + n.text() + ": " + type + ": " + text + " (-" + errno_name(code) + ")"};
+}
+failure plain_failure(device_number n, const std::string& text) {
+  return failure{errc::inval, "table: " + n.text() + ": " + text};
+}
+
+task<outcome<std::unique_ptr<table>>> adopt(table* t) { co_return std::unique_ptr<table>(t); }
+
+const target_type* find_type(const std::string& name) {
+  for (const target_type* t : block::all_target_types())
+    if (t->name == name) return t;
+  return nullptr;
+}
+
+}  // namespace
+
+std::vector<std::string> split_args(const std::string& text) {
+  std::vector<std::string> words;
+  std::string word;
+  bool in_word = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    char c = text[i];
+    const bool blank = c == ' ' || (c >= '\t' && c <= '\r');
+    if (blank) {
+      if (std::exchange(in_word, false)) words.push_back(std::exchange(word, {}));
+      continue;
+    }
+    if (c == '\\' && i + 1 < text.size()) c = text[++i];
+    word += c;
+    in_word = true;
+  }
+  if (in_word) words.push_back(std::move(word));
+  return words;
+}
+
+// What a constructor sees of its surroundings.
+class device_manager::context final : public block::target_context {
+ public:
+  context(device_manager& m, entry_ptr e, const table_line& l, bool read_only)
+      : manager_(m),
+        entry_(std::move(e)),
+        begin_(l.start_sector),
+        length_(l.length_sectors),
+        read_only_(read_only) {}
+
+  task<outcome<block::opened_device>> open(std::string source) override {
+    const std::string prefix = "/dev/mapper/";
+    if (source.starts_with(prefix)) {
+      auto mapped = manager_.open(device_key{source.substr(prefix.size()), {}, {}});
+      if (mapped) co_return mapped;
+      co_return failure{errc::nodev, "no mapped device '" + source + "'"};
+    }
+    for (const auto& [name, e] : manager_.by_name_)
+      if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
+        co_return manager_.open(device_key{name, {}, {}});
+    co_return co_await manager_.sources_.open(std::move(source), !read_only_);
+  }
+
+  outcome<void> check_area(const block::opened_device& d, uint64_t start_sector,
+                           uint64_t sectors) override {
+    const uint64_t size = d.device->limits().size_bytes / block::sector_bytes;
+    if (size == 0 || (start_sector <= size && sectors <= size - start_sector)) return {};
+    return failure{errc::inval, d.number.text() + " too small for target: start=" +
+                                    std::to_string(start_sector) + ", len=" +
+                                    std::to_string(sectors) + ", dev_size=" +
+                                    std::to_string(size)};
+  }
+
+  rt::runtime& runtime() noexcept override { return manager_.runtime_; }
+  uint64_t begin_sector() const noexcept override { return begin_; }
+  uint64_t length_sectors() const noexcept override { return length_; }
+  bool read_only() const noexcept override { return read_only_; }
+
+  std::shared_ptr<void> shared_state(
+      const std::string& key, const std::function<std::shared_ptr<void>()>& make) override {
+    std::weak_ptr<void>& slot = manager_.shared_[key];
+    if (auto alive = slot.lock()) return alive;
+    auto made = make();
+    slot = made;
+    return made;
+  }
+
+  std::function<void(std::vector<std::string>)> event_sink() override {
+    return [manager = &manager_, where = std::weak_ptr<entry>(entry_)](
+               std::vector<std::string> variables) {
+      if (const entry_ptr e = where.lock()) manager->raise_event(*e, std::move(variables));
+    };
+  }
+
+ private:
+  device_manager& manager_;
+  entry_ptr entry_;
+  const uint64_t begin_, length_;
+  const bool read_only_;
+};
+
+outcome<void> device_manager::check_line(const entry& e, const table_line& l,
+                                         uint64_t expected_start, size_t index,
+                                         size_t count) const {
+  const target_type* type = find_type(l.type);
+  if (l.length_sectors == 0) return plain_failure(e.number, "zero-length target");
+  if (l.length_sectors > largest_sectors || l.start_sector + l.length_sectors < l.start_sector ||
+      l.start_sector + l.length_sectors > largest_sectors)
+    return plain_failure(e.number, "too large device");
+  if (type == nullptr) return plain_failure(e.number, l.type + ": unknown target type");
+  if (l.start_sector != expected_start)
+    return table_failure(e.number, l.type, errc::inval, "Gap in table");
+  if ((type->features & target_type::singleton) != 0 && (index != 0 || count != 1)) {
+    if (index != 0)
+      return table_failure(e.number, l.type, errc::inval,
+                           "singleton target type must appear alone in table");
+    return plain_failure(e.number,
+                         "target type " + l.type + " must appear alone in table");
+  }
+  return {};
+}
+
+task<outcome<std::shared_ptr<block::target>>> device_manager::construct(entry_ptr e, table_line l,
+                                                                        bool read_only) {
+  const target_type* type = find_type(l.type);
+  if (read_only && (type->features & target_type::always_writeable) != 0)
+    co_return table_failure(e->number, l.type, errc::inval,
+                            "target type may not be included in a read-only table");
+  context c(*this, e, l, read_only);
+  auto made = co_await type->create(c, split_args(l.args));
+  if (made) co_return made;
+  // A device that is too small is told without the target's name.
+  if (made.error().message.find(" too small for target: ") != std::string::npos)
+    co_return plain_failure(e->number, made.error().message);
+  co_return table_failure(e->number, l.type, made.error().code, made.error().message);
+}
+
+task<outcome<std::unique_ptr<device_manager::live_table>>> device_manager::build(
+    entry_ptr e, std::vector<table_line> lines, bool read_only) {
+  if (lines.empty()) co_return failure{errc::inval, "ioctl: populate_table: no targets specified"};
+  auto built = std::make_unique<live_table>();
+  built->read_only = read_only;
+  std::vector<table::segment> segments;
+  uint64_t expected = 0;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const table_line& l = lines[i];
+    CO_CHECK(check_line(*e, l, expected, i, lines.size()));
+    auto made = co_await construct(e, l, read_only);
+    if (!made) co_return made.error();
+    segments.push_back({l.start_sector * block::sector_bytes,
+                        l.length_sectors * block::sector_bytes, *made});
+    built->lines.push_back({l.start_sector, l.length_sectors, find_type(l.type), *made});
+    expected = l.start_sector + l.length_sectors;
+  }
+  auto io = table::make(std::move(segments));
+  if (!io) co_return io.error();
+  built->io = *std::move(io);
+  CO_CHECK(check_replacement(*e, *built));
+  co_return std::move(built);
+}
+
+outcome<void> device_manager::check_replacement(const entry& e, const live_table& next) const {
+  if (!e.live || e.live->lines.empty()) return {};
+  const target_type& old = *e.live->lines[0].type;
+  const target_type& now = *next.lines[0].type;
+  if ((old.features & target_type::immutable) == 0 || &old == &now ||
+      (now.features & target_type::wildcard) != 0)
+    return {};
+  return failure{errc::inval,
+                 "ioctl: can't replace immutable target type " + std::string(old.name)};
+}
+
+task<outcome<device_state>> device_manager::load(device_key key, std::vector<table_line> lines,
+                                                 bool read_only) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  const auto held = co_await e->control.lock();
+  if (e->gone) co_return failure{no_device, "No such device or address"};
+  auto built = co_await build(e, std::move(lines), read_only);
+  if (!built) {
+    base::log_error("device-mapper", built.error().message);
+    co_return built.error();
+  }
+  e->inactive = *std::move(built);
+  co_return state_of(*e);
+}
+
+task<outcome<device_state>> device_manager::clear(device_key key) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  const auto held = co_await e->control.lock();
+  e->inactive.reset();
+  co_return state_of(*e);
+}
+
+task<void> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
+  if (e->suspended) co_return;
+  if (e->live)
+    for (const auto& l : e->live->lines) co_await l.target->presuspend(how.no_flush);
+  (void)co_await e->core.suspend(false);
+  if (e->live)
+    for (const auto& l : e->live->lines) co_await l.target->postsuspend();
+  e->suspended = true;
+}
+
+task<outcome<device_state>> device_manager::suspend(device_key key, suspend_options how) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  const auto held = co_await e->control.lock();
+  if (e->live) co_await suspend_locked(e, how);
+  co_return state_of(*e);
+}
+
+task<outcome<device_state>> device_manager::resume(device_key key, suspend_options how) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  const auto held = co_await e->control.lock();
+  const auto resumed = co_await resume_locked(e, how);
+  if (!resumed) co_return resumed.error();
+  co_return state_of(*e);
+}
+
+task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options how) {
+  if (!e->live && !e->inactive) {
+    if (e->suspended) co_return failure{errc::inval, "the device has no table"};
+    co_return outcome<void>{};
+  }
+  std::unique_ptr<live_table> old;
+  if (e->inactive) {
+    co_await suspend_locked(e, how);
+    std::unique_ptr<live_table> next = std::move(e->inactive);
+    table* io = next->io.release();
+    device::builder swap_in = [io](const table&) { return adopt(io); };
+    (void)co_await e->core.replace_table(std::move(swap_in));
+    old = std::exchange(e->live, std::move(next));
+  }
+  if (!e->suspended) co_return outcome<void>{};
+  for (const auto& l : e->live->lines) {
+    const auto ready = co_await l.target->preresume();
+    if (ready) continue;
+    const int error = static_cast<int>(ready.error().code);
+    const std::string text = "table: " + e->number.text() + ": " + std::string(l.type->name) +
+                             ": preresume failed, error = -" + std::to_string(error);
+    base::log_error("device-mapper", text);
+    co_return failure{ready.error().code, text};
+  }
+  for (const auto& l : e->live->lines) co_await l.target->resumed();
+  e->suspended = false;
+  co_await e->core.resume();
+  tell(*e, "change", {});
+  co_return outcome<void>{};
+}
+
+task<outcome<std::string>> device_manager::message(device_key key, uint64_t sector,
+                                                   std::vector<std::string> words) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  const auto held = co_await e->control.lock();
+  auto refuse = [](const char* text) {
+    base::log_warn("device-mapper", std::string("ioctl: ") + text);
+    return failure{errc::inval, std::string("ioctl: ") + text};
+  };
+  if (words.empty()) co_return refuse("Empty message received.");
+  if (words[0] == "@cancel_deferred_remove") {
+    if (words.size() != 1) co_return failure{errc::inval, "Invalid argument"};
+    e->deferred_remove = false;
+    co_return std::string();
+  }
+  if (words[0].starts_with("@"))
+    co_return refuse(("Unsupported message sent to DM core: " + words[0]).c_str());
+  if (!e->live) co_return refuse("The device has no table.");
+  for (const auto& l : e->live->lines)
+    if (sector >= l.start_sector && sector - l.start_sector < l.length_sectors)
+      co_return co_await l.target->message(std::move(words));
+  co_return refuse("Target message sector outside device.");
+}
+
+task<outcome<std::vector<table_line>>> device_manager::status(device_key key,
+                                                              block::status_request q,
+                                                              bool inactive) {
+  auto found = find(key);
+  if (!found) co_return found.error();
+  const entry_ptr e = *std::move(found);
+  std::vector<table_line> out;
+  const live_table* t = inactive ? e->inactive.get() : e->live.get();
+  if (t == nullptr) co_return out;
+  // A copy: the table may be swapped while a target thinks.
+  const std::vector<live_table::line> lines = t->lines;
+  for (const auto& l : lines) {
+    std::string text = co_await l.target->status(q);
+    out.push_back({l.start_sector, l.length_sectors, std::string(l.type->name), std::move(text)});
+  }
+  co_return out;
+}
+
+outcome<std::vector<device_number>> device_manager::deps(device_key key, bool inactive) const {
+  TRY(const entry_ptr e, find(key));
+  std::vector<device_number> out;
+  const live_table* t = inactive ? e->inactive.get() : e->live.get();
+  if (t == nullptr) return out;
+  for (const auto& l : t->lines)
+    l.target->for_each_child([&](const block::opened_device& d) {
+      if (std::find(out.begin(), out.end(), d.number) == out.end()) out.push_back(d.number);
+    });
+  std::reverse(out.begin(), out.end());
+  return out;
+}
+
+}  // namespace lbd::stack
