@@ -192,6 +192,10 @@ class Others(Checks):
         self.found(headers.check(self.dir, COMPILER), None)
         self.write("src/base/bad.h", "#pragma once\ninline std::string g() { return {}; }\n")
         self.found(headers.check(self.dir, COMPILER), "src/base/bad.h:0: does not compile by itself")
+        self.write("src/base/bad.cc", "#include <string>\n#include \"base/bad.h\"\n")
+        self.found(headers.check(self.dir, COMPILER), "src/base/bad.h:0: does not compile by itself")
+        self.write("src/base/bad.cc", "#include \"base/bad.h\"\n")
+        self.found(headers.check(self.dir, COMPILER), None)
 
     def test_shell_scripts(self):
         testing.require("shellcheck")
