@@ -6,6 +6,7 @@ import pathlib
 import signal
 import socket
 import stat
+import sys
 import time
 
 import interop
@@ -147,6 +148,19 @@ class Process(interop.Case):
         self.run_ok("qemu-img", "compare", "-f", "raw", "-F", "raw", server.uri, source)
         self.assertEqual(server.stop(), 0)
         self.assert_clean(self.path("top.qcow2"))
+
+    def test_thread_pool_takes_over_where_io_uring_is_refused(self):
+        refuse = [sys.executable, "-B", str(testing.SOURCE_DIR / "tests/threads/without_io_uring.py")]
+        path = self.path("s")
+        words = self.serve_command("-u", path, "--source", "mem:16M")
+        process = self.start([*refuse, *words], ready=lambda: testing.accepts(path))
+        source = self.data_file("source.img", 16 * MIB)
+        self.run_ok("nbdcopy", "--connections=4", "--flush", source, f"nbd+unix:///?socket={path}")
+        self.run_ok("qemu-img", "compare", "-f", "raw", "-F", "raw", f"nbd+unix:///?socket={path}", source)
+        self.assertEqual(process.stop(), 0)
+        done = self.run_fail(*refuse, *words, "--io", "uring")
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        self.assertIn("io_uring", done.stderr)
 
     def test_the_two_server_example(self):
         """Words as in the documentation, with free ports."""

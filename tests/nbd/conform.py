@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Conformance probe for NBD servers: one test per rule, a table, an exit status.
 
-  conform.py --server lbd [--stack memory|file|overlay|chain]
+  conform.py --server lbd [--stack memory|file|overlay|chain|threads|seccomp]
   conform.py --server nbdkit|qemu-nbd|nbd-server
   conform.py --server nbd+unix:///export?socket=/path [--read-only-uri URI] [--pid PID]
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 
 import nbd_wire as nbd
 import testing
@@ -16,8 +17,12 @@ LBD_STACKS = {
     "memory": ["--source", "mem:256M"],
     "file": ["-f", "{dir}/flat{n}.img"],
     "overlay": ["-E", "{dir}/top{n}.qcow2", "-f", "{dir}/flat{n}.img"],
+    "threads": ["--io", "threads", "-E", "{dir}/top{n}.qcow2", "-f", "{dir}/flat{n}.img"],
+    "seccomp": ["-E", "{dir}/top{n}.qcow2", "-f", "{dir}/flat{n}.img"],  # io_uring refused by the kernel
     "chain": ["-s", "256M", "-E", "{dir}/a{n}.qcow2", "-E", "{dir}/b{n}.qcow2", "-E", "{dir}/c{n}.qcow2"],
 }
+
+WITHOUT_IO_URING = str(testing.SOURCE_DIR / "tests/threads/without_io_uring.py")
 
 
 class Server:
@@ -101,7 +106,8 @@ class Starter:
     def _lbd(self, n, path, extra):
         self._flat(n)
         layers = [word.format(dir=self.dir, n=n) for word in LBD_STACKS[self.stack]]
-        return "", [testing.lbd_binary(), "serve", "-u", path, "--socket", path + ".ctl", *extra, *layers]
+        refuse = [sys.executable, "-B", WITHOUT_IO_URING] if self.stack == "seccomp" else []
+        return "", [*refuse, testing.lbd_binary(), "serve", "-u", path, "--socket", path + ".ctl", *extra, *layers]
 
     def _nbdkit(self, n, path, extra):
         return "", ["nbdkit", "-f", "-U", path, *extra, "memory", str(EXPORT_SIZE)]
