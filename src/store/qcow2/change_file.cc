@@ -17,6 +17,15 @@ using base::io_error;
 using base::outcome;
 using rt::task;
 
+namespace {
+
+uint64_t cache_bytes(const change_file_options& options) {
+  if (options.cache_bytes != 0) return options.cache_bytes;
+  return uint64_t{options.writable ? 64u : 8u} << 20;
+}
+
+}  // namespace
+
 change_file::change_file(std::unique_ptr<rt::file> file, qcow2::header h,
                          change_file_options options)
     : io_(std::move(file), block::file_device::size_rule::growing),
@@ -26,8 +35,8 @@ change_file::change_file(std::unique_ptr<rt::file> file, qcow2::header h,
       home_(rt::reactor::current()),
       writable_(options.writable),
       areas_(header_, file_.info().size_bytes),
-      l2_(file_, g_.cluster_size(), options.cache_bytes / 4 * 3),
-      refcounts_(file_, areas_, g_, options.cache_bytes / 4),
+      l2_(file_, g_.cluster_size(), cache_bytes(options) / 4 * 3),
+      refcounts_(file_, areas_, g_, cache_bytes(options) / 4),
       used_bytes_(file_.info().size_bytes) {
   limits_.size_bytes = header_.size_bytes;
   limits_.preferred_bytes = static_cast<uint32_t>(std::max<uint64_t>(4096, g_.subcluster_size()));

@@ -44,7 +44,8 @@ namespace lbd::store {
 
 struct change_file_options {
   bool writable = false;
-  uint64_t cache_bytes = uint64_t{64} << 20;  // of metadata, about
+  // Of metadata, about; 0: 64 MiB for writing, 8 MiB for reading.
+  uint64_t cache_bytes = 0;
 };
 
 struct new_change_file {

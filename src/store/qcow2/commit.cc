@@ -18,6 +18,8 @@ using rt::task;
 namespace {
 // Clusters waiting to be given back before a commit is started for them.
 constexpr size_t many_dropped = 1024;
+// Metadata writes in flight.
+constexpr size_t writes_at_once = 16;
 }  // namespace
 
 bool change_file::metadata_dirty() const noexcept {
@@ -46,11 +48,20 @@ change_file::commit_list change_file::take_changes() {
 }
 
 task<result<void>> change_file::write_changes(const std::vector<file_change>& changes) {
-  for (const file_change& c : changes) {
-    auto written = co_await file_.write_all(c.offset, c.bytes);
-    if (written) continue;
-    if (written.error().code != errc::nospc) failed_ = written.error();
-    co_return written.error();
+  for (size_t done = 0; done < changes.size();) {
+    const size_t end = std::min(changes.size(), done + writes_at_once);
+    std::vector<task<result<void>>> writes;
+    for (; done < end; ++done) {
+      writes.push_back(file_.write_all(changes[done].offset, changes[done].bytes));
+    }
+    const std::vector<result<void>> results = co_await rt::when_all(std::move(writes));
+    result<void> worst;
+    for (const result<void>& r : results) {
+      if (r) continue;
+      worst = r;
+      if (r.error().code != errc::nospc) failed_ = r.error();
+    }
+    if (!worst) co_return failed_ ? result<void>(*failed_) : worst;
   }
   co_return result<void>{};
 }
