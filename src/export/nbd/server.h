@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The NBD server: listening sockets, named exports, and the connections between them. Everything here
-// is called on reactor 0 of the runtime; connections are spread over all of them.
+// The NBD server: listening sockets, named exports, and the connections between them. Everything
+// here is called on reactor 0 of the runtime; connections are spread over all of them.
 //
 // What is promised about a connection that is lost (the client closed it, or the kernel gave it up
 // and opened another one): a new connection to the same device enters its transmission phase only
-// after every lost one has consumed its input and completed its requests, so that no old write lands
-// after a new one. A connection whose end has not reached this host (a cut network) cannot be told
-// from one that lives; TCP keep-alive finds it in time.
+// after every lost one has consumed its input and completed its requests, so that no old write
+// lands after a new one. A connection whose end has not reached this host (a cut network) cannot be
+// told from one that lives; TCP keep-alive finds it in time.
 #pragma once
 
 #include <cstdint>
@@ -91,7 +91,8 @@ class server {
   // Serves one connected socket (inetd, tests).
   void adopt_connection(rt::socket connected);
 
-  // The first export added answers to the empty name too, unless one is named so. Errors: exist, inval.
+  // The first export added answers to the empty name too, unless one is named so. Errors: exist,
+  // inval.
   base::outcome<void> add_export(export_options options);
   // New clients are refused, present ones are ended as by stop(). Errors: noent.
   rt::task<base::outcome<void>> remove_export(std::string name);
@@ -101,8 +102,8 @@ class server {
   server_info info() const;
 
   // Graceful: no new connections; requests that have arrived are answered; connections are closed;
-  // devices are flushed. Returns the first flush error. Takes little more than stop_grace_ns at most,
-  // unless a device holds requests longer: those are waited for.
+  // devices are flushed. Returns the first flush error. Takes little more than stop_grace_ns at
+  // most, unless a device holds requests longer: those are waited for.
   rt::task<base::outcome<void>> stop();
 
  private:
