@@ -45,6 +45,8 @@ void oracle::end_write(size_t id, bool ok, bool durable) {
   writes_[id].answered = ++now_;
   writes_[id].ok = ok;
   writes_[id].durable = ok && durable;
+  // A write through that failed is a failed flush as well.
+  if (!ok && durable) flush_failed_ = true;
 }
 
 void oracle::end_flush(uint64_t began, bool ok) {
