@@ -322,7 +322,7 @@ TEST_P(nbd_store, memory_is_not_given_back_while_the_kernel_reads_it) {
 // -------------------------------------------------------------------------------
 
 TEST_P(nbd_store, a_read_cut_short_is_asked_again) {
-  serve({[this](conversation& c) {
+  serve({[](conversation& c) {
            c.shake_hands({});
            const nbd::request r = c.next();
            std::array<std::byte, nbd::data_chunk_header_bytes> raw;
