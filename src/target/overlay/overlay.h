@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The overlay: a stack of layers as one device, topmost first. Reads find the first layer that holds
-// the bytes; writes go to the top, a change layer, or are refused when there is none.
+// The overlay: a stack of layers as one device, topmost first. Reads find the first layer that
+// holds the bytes; writes go to the top, a change layer, or are refused when there is none.
 //
-// State: the merged map (block_map), the top layer's metadata. Both change on the home reactor only;
-// reads and in-place writes are routed on every reactor by the map, inside an epoch.
+// State: the merged map (block_map), the top layer's metadata. Both change on the home reactor
+// only; reads and in-place writes are routed on every reactor by the map, inside an epoch.
 // Invariants: a routed place stays valid until its path is left; a granule of the top is written by
 // filling it from below first, under the range lock of its block.
 // After a crash: every byte holds its last flushed value or one written later (the change layer's
@@ -41,8 +41,8 @@ inline constexpr uint64_t largest_size_bytes = uint64_t{1} << 50;
 
 class device final : public block::block_device, private block::crossing {
  public:
-  // `top` is members[0].change when the stack is writable, else nullptr. The calling reactor becomes
-  // the home; `top` must have been opened on it. REQUIRES: at least one member, size within
+  // `top` is members[0].change when the stack is writable, else nullptr. The calling reactor
+  // becomes the home; `top` must have been opened on it. REQUIRES: at least one member, size within
   // largest_size_bytes.
   device(rt::runtime& runtime, std::vector<member> members, block::change_layer* top,
          uint64_t size_bytes);
@@ -98,9 +98,15 @@ class device final : public block::block_device, private block::crossing {
   rt::task<base::result<void>> read_run(const run r, uint64_t offset, rt::segments to);
   rt::task<base::result<void>> read_block(uint64_t offset, rt::segments to);
 
-  rt::task<base::result<void>> write_at_home(uint64_t offset, rt::segments from,
-                                             block::io_opts io);
+  rt::task<base::result<void>> write_at_home(uint64_t offset, rt::segments from, block::io_opts io);
   rt::task<base::result<void>> write_span(uint64_t offset, rt::segments from);
+  struct part {
+    uint64_t length_bytes = 0;
+    bool in_top = false;
+    uint64_t place = 0;  // in the top: where
+  };
+  part next_part(uint64_t offset, uint64_t length) const noexcept;
+  rt::task<base::result<void>> write_new(uint64_t offset, rt::segments from);
   rt::task<base::result<void>> store_granules(uint64_t offset, rt::segments from);
   rt::task<base::result<void>> zero_at_home(uint64_t offset, uint64_t length, bool keep_space,
                                             block::io_opts io);

@@ -162,8 +162,7 @@ class overlay_device : public testing::TestWithParam<shape> {
   }
   void expect_all_as_model() {
     const auto got = read(0, size);
-    for (uint64_t i = 0; i < size; ++i)
-      ASSERT_EQ(got[i], model_[i]) << "at byte " << i;
+    for (uint64_t i = 0; i < size; ++i) ASSERT_EQ(got[i], model_[i]) << "at byte " << i;
   }
   std::unique_ptr<rt::runtime> rt_ = *rt::runtime::start({.reactors = 2});
   std::shared_ptr<bytes_device> base_;
@@ -174,8 +173,8 @@ class overlay_device : public testing::TestWithParam<shape> {
 };
 
 INSTANTIATE_TEST_SUITE_P(shapes, overlay_device,
-                         testing::Values(shape{2048, 65536}, shape{65536, 65536},
-                                         shape{512, 4096}, shape{65536, 2u << 20}),
+                         testing::Values(shape{2048, 65536}, shape{65536, 65536}, shape{512, 4096},
+                                         shape{65536, 2u << 20}, shape{131072, 131072}),
                          [](const auto& i) {
                            return std::to_string(i.param.granule) + "_" +
                                   std::to_string(i.param.cluster);
@@ -207,7 +206,8 @@ TEST_P(overlay_device, random_operations_agree_with_a_model_and_the_base_stays) 
       }
       case 3: {
         const auto got = read(at, n);
-        ASSERT_TRUE(std::equal(got.begin(), got.end(), model_.begin() + static_cast<ptrdiff_t>(at)));
+        ASSERT_TRUE(
+            std::equal(got.begin(), got.end(), model_.begin() + static_cast<ptrdiff_t>(at)));
         break;
       }
     }
@@ -276,6 +276,35 @@ TEST_P(overlay_device, without_a_change_file_on_top_nothing_is_written) {
   EXPECT_TRUE(device_->limits().read_only);
   EXPECT_EQ(base::code_of(write(0, std::vector<std::byte>(512, std::byte{1}))), errc::perm);
   EXPECT_EQ(base::code_of(rt_->run_until(device_->discard(0, 512, {}))), errc::perm);
+  expect_all_as_model();
+}
+
+task<result<void>> write_after(device& d, uint64_t at, std::vector<std::byte> data, int yields) {
+  while (yields-- > 0) co_await rt::yield_now{};
+  const block::segment_list s{base::bytes_view(data)};
+  co_return co_await block::write(d, at, s.view(), {});
+}
+
+// Found by simulation: the wide write read a whole granule that the top held, and wrote it back
+// over what somebody else had written there meanwhile without a lock.
+TEST_P(overlay_device, a_write_that_needs_new_places_in_part_leaves_its_neighbours_alone) {
+  make(1);
+  top_->data_.bytes.reserve(64u << 20);
+  const uint64_t border = std::max<uint64_t>(GetParam().granule, 65536);
+  for (int delay = 0; delay < 40; ++delay) {
+    const rt::reactor::scope here(rt_->at(0));
+    add_layer();
+    ASSERT_TRUE(write(border, std::vector<std::byte>(8192, std::byte{1})));
+    const auto old = static_cast<std::byte>(delay), fresh = static_cast<std::byte>(delay + 100);
+    std::vector<task<result<void>>> both;
+    both.push_back(write_after(*device_, border - 3000, std::vector<std::byte>(6000, old), 0));
+    both.push_back(write_after(*device_, border + 4096, std::vector<std::byte>(512, fresh), delay));
+    for (const auto& r : rt_->run_until(rt::when_all(std::move(both)))) ASSERT_TRUE(r);
+    const auto got = read(border + 4096, 512);
+    ASSERT_EQ(std::count(got.begin(), got.end(), fresh), 512) << "after " << delay << " turns";
+    std::fill_n(model_.begin() + static_cast<ptrdiff_t>(border - 3000), 6000, old);
+    std::fill_n(model_.begin() + static_cast<ptrdiff_t>(border + 4096), 512, fresh);
+  }
   expect_all_as_model();
 }
 

@@ -48,8 +48,8 @@ task<result<void>> device::write_at_home(uint64_t offset, segments from, block::
   for (uint64_t done = 0; done < length;) {
     // Chunks bound the locks held and end at block borders.
     const uint64_t at = offset + done;
-    const uint64_t chunk_end = base::round_down(at, block::bounds::copy_chunk_bytes) +
-                               block::bounds::copy_chunk_bytes;
+    const uint64_t chunk_end =
+        base::round_down(at, block::bounds::copy_chunk_bytes) + block::bounds::copy_chunk_bytes;
     const uint64_t n = std::min(length - done, chunk_end - at);
     const block::segment_list piece(from, done, n);
     CO_CHECK(co_await write_span(at, piece.view()));
@@ -59,24 +59,62 @@ task<result<void>> device::write_at_home(uint64_t offset, segments from, block::
   co_return result<void>{};
 }
 
-// Writes a span whose blocks it locks: widened to granules, with what is missing at both ends read
-// from the device as it is now.
+// The longest part of [offset, offset + length) that lies in one piece of the top, or none of which
+// does. REQUIRES: its blocks are known.
+device::part device::next_part(uint64_t offset, uint64_t length) const noexcept {
+  part found;
+  while (found.length_bytes < length) {
+    const uint64_t at = offset + found.length_bytes;
+    const auto begin = static_cast<uint32_t>(at % map_block_bytes);
+    const block_map::known k = map_.find(at / map_block_bytes);
+    const runs whole{k.whole};
+    const runs& all = k.what == block_map::known::kind::mixed ? *k.parts : whole;
+    run r;
+    for (const run& one : all)
+      if (one.begin <= begin && begin < one.end) r = one;
+    const bool in_top = r.kind == run_kind::data && r.layer == 0;
+    const uint64_t place = r.offset + (begin - r.begin);
+    if (found.length_bytes == 0) {
+      found.in_top = in_top;
+      found.place = place;
+    } else if (in_top != found.in_top || (in_top && place != found.place + found.length_bytes)) {
+      break;
+    }
+    found.length_bytes += r.end - begin;
+  }
+  found.length_bytes = std::min(found.length_bytes, length);
+  return found;
+}
+
+// Writes a span whose blocks it locks. What the top holds is written where it is, and no byte
+// beside it: others write there without a lock. The rest gets new places.
 task<result<void>> device::write_span(uint64_t offset, segments from) {
   const uint64_t length = block::total_bytes(from);
   const widened units(offset, length, lock_unit_bytes_);
   const auto held = co_await locks_.lock(units.begin, units.end - units.begin);
-  {
-    // Somebody else may have published the place meanwhile; then the write goes there.
-    const epoch_visit here(*this);
-    run r;
-    if (find_place(offset, length, r) && r.kind == run_kind::data && r.layer == 0) {
-      count(true, 0, length);
-      co_return co_await data_devices_[0]->write(r.offset, from, {});
-    }
-  }
-  const uint64_t last_block = (offset + length - 1) / map_block_bytes;
-  for (uint64_t b = offset / map_block_bytes; b <= last_block; ++b)
+  const widened whole(offset, length, granule_bytes_);
+  const uint64_t end = std::min(whole.end, limits_.size_bytes);
+  for (uint64_t b = whole.begin / map_block_bytes; b * map_block_bytes < end; ++b)
     CO_CHECK(co_await fill_locked(b));
+  for (uint64_t done = 0; done < length;) {
+    const part p = next_part(offset + done, length - done);
+    const block::segment_list piece(from, done, p.length_bytes);
+    if (p.in_top) {
+      const epoch_visit here(*this);
+      count(true, 0, p.length_bytes);
+      CO_CHECK(co_await data_devices_[0]->write(p.place, piece.view(), {}));
+    } else {
+      CO_CHECK(co_await write_new(offset + done, piece.view()));
+    }
+    done += p.length_bytes;
+  }
+  co_return result<void>{};
+}
+
+// Writes a part that the top does not hold: widened to granules, with what is missing at both ends
+// read from the device as it is now. REQUIRES: home, blocks locked and known.
+task<result<void>> device::write_new(uint64_t offset, segments from) {
+  const uint64_t length = block::total_bytes(from);
   const widened whole(offset, length, granule_bytes_);
   const uint64_t head = offset - whole.begin, tail = whole.end - (offset + length);
   if (head == 0 && tail == 0) co_return co_await store_granules(offset, from);
@@ -103,8 +141,8 @@ task<result<void>> device::write_span(uint64_t offset, segments from) {
   co_return co_await store_granules(whole.begin, all.view());
 }
 
-// Allocates, writes and publishes whole granules; places that follow each other are written at once.
-// REQUIRES: home, blocks locked and known.
+// Allocates, writes and publishes whole granules; places that follow each other are written at
+// once. REQUIRES: home, blocks locked and known.
 task<result<void>> device::store_granules(uint64_t offset, segments from) {
   const uint64_t length = block::total_bytes(from);
   std::vector<block::allocation> taken;
@@ -190,7 +228,6 @@ task<result<void>> device::zero_at_home(uint64_t offset, uint64_t length, bool k
       end == limits_.size_bytes ? end : std::max(base::round_down(end, granule_bytes_), first);
   if (offset < first) CO_CHECK(co_await zero_by_writing(offset, first - offset));
   for (uint64_t at = first; at < last;) {
-    const uint64_t block_begin = base::round_down(at, map_block_bytes);
     uint64_t n = 0;
     {
       const uint64_t unit = base::round_down(at, lock_unit_bytes_);
@@ -199,7 +236,7 @@ task<result<void>> device::zero_at_home(uint64_t offset, uint64_t length, bool k
       CO_TRY(const holding h, co_await resolve(at, last - at));
       n = h.length_bytes;
       if (keep_space || h.kind != run_kind::zero) {
-        n = std::min(last - at, block_begin + map_block_bytes - at);
+        n = std::min(last - at, unit + lock_unit_bytes_ - at);
         CO_CHECK(co_await zero_granules(at, n, keep_space));
       } else if (n < last - at) {
         // The run ends inside a granule only where a layer's size does.
@@ -224,8 +261,8 @@ task<result<void>> device::zero_granules(uint64_t offset, uint64_t length, bool 
     const uint64_t cluster = top_->cluster_bytes();
     const uint64_t n = std::min(end - at, cluster - at % cluster);
     CO_CHECK(co_await top_->set_zero(at, n, keep_space));
-    note(at, std::min(n, base::round_up(limits_.size_bytes, map_block_bytes) - at),
-         run_kind::zero, 0);
+    note(at, std::min(n, base::round_up(limits_.size_bytes, map_block_bytes) - at), run_kind::zero,
+         0);
     at += n;
   }
   retire_some();
