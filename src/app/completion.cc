@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include <string>
+
+#include "app/command_line.h"
+
+namespace lbd::app {
+namespace {
+
+// What may follow an option, as arguments of compgen; empty: nothing can be offered.
+std::string offers(const option_entry& option) {
+  if (option.takes == "FILE" || option.takes == "PATH" || option.takes == "SOCKET") return "-f";
+  if (option.takes == "uring|threads|auto") return "-W 'uring threads auto'";
+  if (option.takes == "LEVEL") return "-W 'debug info warn error off'";
+  return "";
+}
+
+std::string joined(const std::vector<std::string>& words, const char* between) {
+  std::string out;
+  for (const std::string& word : words) out += (out.empty() ? "" : between) + word;
+  return out;
+}
+
+std::string command_case(const command_entry& command) {
+  std::string words, after;
+  for (const option_entry& option : command.options) {
+    words += (words.empty() ? "" : " ") + joined(option.names, " ");
+    if (option.takes.empty()) continue;
+    after += "        " + joined(option.names, "|") + ") ";
+    const std::string offer = offers(option);
+    after += offer.empty() ? "return" : "COMPREPLY=($(compgen " + offer + " -- \"$word\")); return";
+    after += " ;;\n";
+  }
+  std::string out = "    " + command.name + ")\n";
+  if (!after.empty()) out += "      case \"$before\" in\n" + after + "      esac\n";
+  out += "      COMPREPLY=($(compgen -W '" + words + "' -- \"$word\"))\n";
+  if (command.name == "add-layer")
+    out += "      [[ $word != -* ]] && COMPREPLY+=($(compgen -f -- \"$word\"))\n";
+  if (command.name == "completion") out += "      COMPREPLY=($(compgen -W bash -- \"$word\"))\n";
+  return out + "      ;;\n";
+}
+
+}  // namespace
+
+std::string bash_completion() {
+  std::string names, cases;
+  for (const command_entry& command : list_commands()) {
+    names += command.name + " ";
+    cases += command_case(command);
+  }
+  return "# bash completion for lbd; load it with: source <(lbd completion bash)\n"
+         "_lbd() {\n"
+         "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
+         "  COMPREPLY=()\n"
+         "  if ((COMP_CWORD == 1)); then\n"
+         "    COMPREPLY=($(compgen -W '" + names + "--help --version' -- \"$word\"))\n"
+         "    return\n"
+         "  fi\n"
+         "  case ${COMP_WORDS[1]} in\n" + cases +
+         "  esac\n"
+         "}\n"
+         "complete -o filenames -F _lbd lbd\n";
+}
+
+}  // namespace lbd::app

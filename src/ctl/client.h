@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// One request to a running server over its management socket.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "base/result.h"
+#include "ctl/commands.h"
+
+namespace lbd::ctl {
+
+// What a call does after the answer.
+enum class after_answer { close, wait_for_end };
+
+// Sends `method` and waits for the answer, at most `limit_ms`. With wait_for_end it also waits until
+// the server closes the connection (a server that shuts down does so when it is done). Errors name the
+// socket; what the server refused comes as its own sentence.
+base::outcome<std::shared_ptr<const nlohmann::json>> call_server(const client_target& to,
+                                                                 const std::string& method,
+                                                                 const nlohmann::json& params,
+                                                                 after_answer then,
+                                                                 uint64_t limit_ms);
+
+}  // namespace lbd::ctl

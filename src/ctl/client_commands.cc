@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#include "ctl/client_commands.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "ctl/client.h"
+#include "ctl/report.h"
+#include "ctl/say.h"
+
+namespace lbd::ctl {
+namespace {
+
+constexpr uint64_t answer_ms = 10'000;
+// A shutdown waits for requests in flight and flushes; adding a layer waits for requests in flight.
+constexpr uint64_t slow_answer_ms = 120'000;
+
+int printed(std::string_view command, const std::string& text) {
+  if (print(text)) return exit_ok;
+  return fail(command, {base::errc::io, "cannot write to standard output"});
+}
+
+}  // namespace
+
+int run_ping(const ping_command& what) {
+  const auto answer =
+      call_server(what.to, "ping", nlohmann::json::object(), after_answer::close, answer_ms);
+  if (!answer) return fail("ping", answer.error());
+  return printed("ping", (*answer)->dump() + "\n");
+}
+
+int run_info(const info_command& what) {
+  const auto answer =
+      call_server(what.to, "info", nlohmann::json::object(), after_answer::close, answer_ms);
+  if (!answer) return fail("info", answer.error());
+  if (what.json) return printed("info", (*answer)->dump(2) + "\n");
+  const auto report = report_from_json(**answer);
+  if (!report) return fail("info", report.error());
+  return printed("info", to_text(*report));
+}
+
+int run_shutdown(const shutdown_command& what) {
+  const auto answer = call_server(what.to, "shutdown", nlohmann::json::object(),
+                                  after_answer::wait_for_end, slow_answer_ms);
+  if (!answer) return fail("shutdown", answer.error());
+  return exit_ok;
+}
+
+int run_add_layer(const add_layer_command& what) {
+  // The server has another working directory.
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(what.file, error);
+  nlohmann::json params = {{"file", error ? what.file : absolute.lexically_normal().string()}};
+  if (!what.device.empty()) params["device"] = what.device;
+  const auto answer =
+      call_server(what.to, "add_layer", params, after_answer::close, slow_answer_ms);
+  if (!answer) return fail("add-layer", answer.error());
+  return exit_ok;
+}
+
+}  // namespace lbd::ctl

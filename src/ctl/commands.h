@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+// The commands of `lbd` as plain values: what app/ makes of a command line and ctl/ carries out.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/log.h"
+#include "rt/runtime.h"
+#include "wire/uri/uri.h"
+
+namespace lbd::ctl {
+
+// What a process ends with.
+enum exit_code : int {
+  exit_ok = 0,
+  exit_failed = 1,  // the operation failed; one line on standard error says why
+  exit_usage = 2,   // the command line is wrong
+};
+
+enum class layer_option { expandable, flat, nbd, source };
+
+// One layer as the user named it.
+struct layer_spec {
+  layer_option how = layer_option::source;
+  std::string text;
+  friend bool operator==(const layer_spec&, const layer_spec&) = default;
+};
+// As on the command line: "-E", "-f", "-n" or "--source".
+const char* to_option(layer_option how) noexcept;
+
+// A stack of layers, topmost first; below the last one lies a null layer.
+struct stack_spec {
+  std::string name;  // the export's; may be empty
+  std::optional<uint64_t> size_bytes;
+  bool read_only = false;
+  std::vector<layer_spec> layers;
+};
+
+// How change files that do not exist yet are made.
+struct change_file_options {
+  uint64_t cluster_bytes = 0;  // 0: the default (64 KiB)
+};
+
+struct runtime_choice {
+  rt::backend how = rt::backend::automatic;
+  unsigned reactors = 0;  // 0: one per CPU
+};
+
+struct serve_command {
+  std::vector<uri::endpoint> listen;            // TCP
+  std::vector<std::string> unix_sockets;   // paths
+  std::optional<uri::endpoint> admin;           // the text protocol
+  std::string control_socket;              // empty: LBD_SOCKET or the default place
+  std::string pid_file;
+  bool standard_input = false;             // serve one client on descriptor 0
+  std::vector<stack_spec> devices;         // at least one
+  change_file_options change_files;
+  runtime_choice runtime;
+  base::log_level log_level = base::log_level::warn;
+};
+
+// Commands to a running server; an empty socket means: find it.
+struct client_target {
+  std::string socket;
+};
+struct ping_command {
+  client_target to;
+};
+struct info_command {
+  client_target to;
+  bool json = false;
+};
+struct shutdown_command {
+  client_target to;
+};
+struct add_layer_command {
+  client_target to;
+  std::string file;
+  std::string device;  // empty: the only one
+};
+
+// Commands on files at rest.
+struct commit_command {
+  stack_spec stack;
+  bool remove = false;  // remove the committed file afterwards
+};
+struct flatten_command {
+  stack_spec stack;
+  std::string output;  // a new flat file; empty: the topmost layer takes everything in
+};
+struct map_command {
+  stack_spec stack;
+  bool json = false;
+};
+
+// Text that the command line asked for (--help, --version, completion).
+struct print_command {
+  std::string text;
+};
+
+using command = std::variant<serve_command, ping_command, info_command, shutdown_command,
+                             add_layer_command, commit_command, flatten_command, map_command,
+                             print_command>;
+
+// Carries a command out; returns the process's exit code. Errors are told on standard error.
+int run(const command& what);
+
+}  // namespace lbd::ctl

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// Listens on a socket for a protocol of lines: one request a line, answered in order. Everything runs
+// on the reactor that made the server.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "rt/socket.h"
+#include "rt/sync.h"
+
+namespace lbd::ctl {
+
+struct line_reply {
+  std::string text;    // complete with its line end; empty: no answer
+  bool close = false;  // the connection ends after it
+};
+
+class line_handler {
+ public:
+  virtual ~line_handler() = default;
+  // A line without its end.
+  virtual rt::task<line_reply> handle(std::string line) = 0;
+  // The answer to a line of more than max_line_bytes(); the connection ends after it.
+  virtual std::string too_long() = 0;
+  virtual size_t max_line_bytes() const = 0;
+};
+
+class line_server {
+ public:
+  // `handler` outlives the server. `scope` names the protocol in log lines.
+  line_server(line_handler& handler, std::string scope);
+  // REQUIRES: stop() has completed, or listen() was never called.
+  ~line_server();
+
+  // Errors name the address and the remedy. A Unix socket gets mode 0600; stop() removes its file.
+  base::outcome<rt::socket_address> listen(const rt::socket_address& address);
+
+  // Requests that are being handled are answered, then every connection is closed.
+  rt::task<void> stop();
+
+ private:
+  static constexpr unsigned most_connections = 64;
+  static constexpr uint64_t stop_grace_ns = 2'000'000'000;
+  struct connection {
+    rt::socket socket;
+    bool busy = false;
+  };
+  struct listener {
+    rt::socket socket;
+    std::string unlink_path;
+  };
+  rt::task<void> accept_all(listener& from);
+  rt::task<void> serve(std::list<connection>::iterator at);
+  rt::task<bool> answer(connection& c, line_reply reply);
+  void gone();
+
+  line_handler& handler_;
+  const std::string scope_;
+  std::list<listener> listeners_;
+  std::list<connection> connections_;
+  unsigned running_ = 0;  // coroutines of this server
+  bool stopping_ = false;
+  rt::event idle_;
+};
+
+}  // namespace lbd::ctl

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+#include "ctl/client_commands.h"
+#include "ctl/commands.h"
+#include "ctl/say.h"
+#include "ctl/serve.h"
+
+namespace lbd::ctl {
+namespace {
+
+struct runner {
+  int operator()(const serve_command& c) const { return run_serve(c); }
+  int operator()(const ping_command& c) const { return run_ping(c); }
+  int operator()(const info_command& c) const { return run_info(c); }
+  int operator()(const shutdown_command& c) const { return run_shutdown(c); }
+  int operator()(const add_layer_command& c) const { return run_add_layer(c); }
+  int operator()(const commit_command&) const { return fail("commit", {}); }
+  int operator()(const flatten_command&) const { return fail("flatten", {}); }
+  int operator()(const map_command&) const { return fail("map", {}); }
+  int operator()(const print_command& c) const { return print(c.text) ? exit_ok : exit_failed; }
+};
+
+}  // namespace
+
+int run(const command& what) { return std::visit(runner{}, what); }
+
+}  // namespace lbd::ctl

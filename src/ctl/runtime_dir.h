@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+// Where management sockets lie and how a client command finds the server it means.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace lbd::ctl {
+
+// What the choice of the folder depends on.
+struct runtime_environment {
+  std::string override_dir;     // LBD_RUNTIME_DIR
+  std::string xdg_runtime_dir;  // XDG_RUNTIME_DIR
+  uid_t uid = 0;
+};
+runtime_environment current_environment();
+
+// LBD_RUNTIME_DIR if set; for root /run/lbd; otherwise $XDG_RUNTIME_DIR/lbd, or /tmp/lbd-UID where that
+// is not set.
+std::string runtime_dir(const runtime_environment& env);
+
+// Makes the folder if it is missing (mode 0700) and checks that it is the user's own and nobody
+// else's. Errors name the folder and the remedy.
+base::outcome<void> prepare_runtime_dir(const std::string& dir, uid_t uid);
+
+// "DIR/serve-PID.sock".
+std::string serve_socket_path(const std::string& dir, pid_t pid);
+
+// The management sockets of a folder that answer, in the order of their names; those whose
+// process is gone are removed. `lives` connects to a path.
+std::vector<std::string> living_sockets(const std::string& dir,
+                                        const std::function<bool(const std::string&)>& lives);
+
+// The socket a command means: `given`, LBD_SOCKET, or the only living one of the folder. Errors say
+// where nothing runs, or list what does.
+base::outcome<std::string> find_socket(const std::string& given);
+
+// Whether somebody accepts connections at a Unix socket path (does not wait).
+bool socket_lives(const std::string& path);
+
+}  // namespace lbd::ctl
