@@ -201,8 +201,9 @@ void change_file::commit_if_much() {
 }
 
 task<result<void>> change_file::close() {
+  // Bytes written in place need a sync even where no metadata is dirty.
+  result<void> r = co_await flush_home();
   // Giving clusters back makes refcounts dirty again: a few rounds.
-  result<void> r;
   for (;;) {
     while (giving_back_) co_await gave_back_.wait();
     if (!r || !writable_ || failed_ || !metadata_dirty()) break;
@@ -217,7 +218,12 @@ task<result<void>> change_file::close() {
 
 task<result<void>> change_file::seal() {
   sealed_ = true;
-  CO_CHECK(co_await close());
+  auto closed = co_await close();
+  if (!closed) {
+    // Still the top, for as long as it works.
+    sealed_ = false;
+    co_return closed;
+  }
   block::downgrade_image_lock(file_);
   co_return result<void>{};
 }

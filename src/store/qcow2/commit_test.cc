@@ -116,6 +116,30 @@ TEST_F(commits, known_tables_need_two_syncs_and_in_place_writes_one) {
   close();
 }
 
+TEST_F(commits, sealing_makes_writes_in_place_durable) {
+  make();
+  ASSERT_EQ(write(0, test_bytes(4096, std::byte{1})), errc::ok);
+  ASSERT_EQ(flush(), errc::ok);
+  ASSERT_EQ(write(0, test_bytes(4096, std::byte{2})), errc::ok);
+  steps();
+  ASSERT_TRUE(wait(image_->seal()));
+  EXPECT_EQ(steps(), "s");
+  close();
+}
+
+TEST_F(commits, a_seal_that_fails_leaves_the_file_writable) {
+  make();
+  ASSERT_EQ(write(0, test_bytes(4096, std::byte{1})), errc::ok);
+  script_.fail_write_errno = ENOSPC;
+  script_.fail_writes_from = 0;
+  EXPECT_EQ(base::code_of(wait(image_->seal())), errc::nospc);
+  script_.fail_write_errno = 0;
+  EXPECT_EQ(write(0, test_bytes(4096, std::byte{2})), errc::ok);
+  ASSERT_TRUE(wait(image_->seal()));
+  EXPECT_EQ(write(0, test_bytes(4096, std::byte{3})), errc::rofs);
+  close();
+}
+
 TEST_F(commits, concurrent_flushes_share_one) {
   make();
   ASSERT_EQ(write(0, test_bytes(4096, std::byte{1})), errc::ok);
