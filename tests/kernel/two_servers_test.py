@@ -26,10 +26,9 @@ class TwoServers(scenarios.KernelCase):
         for port, name in ((6666, "test.expandable"), (8888, "test2.expandable")):
             self.assertEqual(scenarios.ask(port, "PING").strip(), "true")
             self.assertIn(name, scenarios.ask(port, "DEVICE_INFO_STRINGS"))
-        for port, server in ((8888, upper), (6666, lower)):
+        for port, server, name in ((8888, upper, "test2.expandable"), (6666, lower, "test.expandable")):
             scenarios.ask(port, "SHUTDOWN")
             self.assertEqual(server.wait(), 0, server.output())
-        for name in ("test.expandable", "test2.expandable"):
             self.check_image(self.path(name))
 
 
