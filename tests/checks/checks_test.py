@@ -170,8 +170,8 @@ class Tidy(Checks):
 
     def test_coroutines(self):
         for body, expected in (
-                ("task<int> f() { auto x = a ? co_await b() : 1; co_return x; }\n", "with ?:"),
-                ("task<int> f() { co_await g(a ? b() : c()); }\n", "with ?:"),
+                ("task<int> f() { auto x = a ? co_await b() : 1; co_return x; }\n", "operand of ?:"),
+                ("task<int> f() { co_await (a ? co_await b() : c()); }\n", "operand of ?:"),
                 ("auto f(int x) { return [x]() -> rt::task<int> { co_return x; }; }\n", "captures"),
                 ("task<void> f(int x) { co_await run([&x] { ++x; }); }\n", "capturing lambda inside"),
                 ("task<void> f() { co_await g({.a = 1, .b = h()}); }\n", "braced aggregate"),
@@ -179,6 +179,7 @@ class Tidy(Checks):
             with self.subTest(body=body):
                 self.found(self.cpp(body), expected)
         for body in ("task<int> f() { auto x = co_await b(); co_return a ? x : 1; }\n",
+                     "task<void> f(int a) { co_await g(a > 0 ? a : 1); }\n",
                      "auto f() { return [](int x) -> rt::task<int> { co_return x; }; }\n",
                      "task<void> f(int x) { auto h = [&x] { ++x; }; co_await run(h); }\n",
                      "task<int> f() { auto x = v[1]; co_return co_await g(v[x]); }\n"):
