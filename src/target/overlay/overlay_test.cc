@@ -219,8 +219,8 @@ TEST_P(overlay_device, random_operations_agree_with_a_model_and_the_base_stays) 
 
 TEST_P(overlay_device, extents_tell_zeros_where_it_reads_zeros) {
   make(2);
-  ASSERT_TRUE(rt_->run_until(device_->discard(65536, 65536, {})));
-  std::fill_n(model_.begin() + 65536, 65536, std::byte{0});
+  ASSERT_TRUE(rt_->run_until(device_->discard(131072, 131072, {})));
+  std::fill_n(model_.begin() + 131072, 131072, std::byte{0});
   ASSERT_TRUE(write(size - 100, std::vector<std::byte>(100, std::byte{7})));
   block::extent_list out;
   ASSERT_TRUE(rt_->run_until(device_->extents(0, size, out, {})));
@@ -255,13 +255,13 @@ TEST_P(overlay_device, a_full_file_system_is_told_and_changes_nothing) {
 
 TEST_P(overlay_device, routes_repeated_requests_without_a_coroutine) {
   make(3);
-  ASSERT_TRUE(write(65536, std::vector<std::byte>(65536, std::byte{3})));
-  read(0, 3 * 65536);
+  ASSERT_TRUE(write(131072, std::vector<std::byte>(65536, std::byte{3})));
+  read(0, 4 * 65536);
   const rt::reactor::scope here(rt_->at(0));
   block::path way;
-  EXPECT_EQ(block::walk(*device_, block::op::read, 70000, 4096, way).device, &top_->data_);
+  EXPECT_EQ(block::walk(*device_, block::op::read, 140000, 4096, way).device, &top_->data_);
   way.leave(errc::ok);
-  EXPECT_EQ(block::walk(*device_, block::op::write, 70000, 4096, way).device, &top_->data_);
+  EXPECT_EQ(block::walk(*device_, block::op::write, 140000, 4096, way).device, &top_->data_);
   way.leave(errc::ok);
   EXPECT_EQ(block::walk(*device_, block::op::read, 100, 512, way).device, base_.get());
   way.leave(errc::ok);
@@ -288,24 +288,21 @@ task<result<void>> write_after(device& d, uint64_t at, std::vector<std::byte> da
 // Found by simulation: the wide write read a whole granule that the top held, and wrote it back
 // over what somebody else had written there meanwhile without a lock.
 TEST_P(overlay_device, a_write_that_needs_new_places_in_part_leaves_its_neighbours_alone) {
-  make(1);
-  top_->data_.bytes.reserve(64u << 20);
   const uint64_t border = std::max<uint64_t>(GetParam().granule, 65536);
-  for (int delay = 0; delay < 40; ++delay) {
+  for (int delay = 0; delay < 60; ++delay) {
     const rt::reactor::scope here(rt_->at(0));
-    add_layer();
+    make(1);
+    top_->data_.bytes.reserve(64u << 20);
     ASSERT_TRUE(write(border, std::vector<std::byte>(8192, std::byte{1})));
-    const auto old = static_cast<std::byte>(delay), fresh = static_cast<std::byte>(delay + 100);
     std::vector<task<result<void>>> both;
-    both.push_back(write_after(*device_, border - 3000, std::vector<std::byte>(6000, old), 0));
-    both.push_back(write_after(*device_, border + 4096, std::vector<std::byte>(512, fresh), delay));
+    both.push_back(
+        write_after(*device_, border - 3000, std::vector<std::byte>(6000, std::byte{2}), 0));
+    both.push_back(
+        write_after(*device_, border + 4096, std::vector<std::byte>(512, std::byte{3}), delay));
     for (const auto& r : rt_->run_until(rt::when_all(std::move(both)))) ASSERT_TRUE(r);
     const auto got = read(border + 4096, 512);
-    ASSERT_EQ(std::count(got.begin(), got.end(), fresh), 512) << "after " << delay << " turns";
-    std::fill_n(model_.begin() + static_cast<ptrdiff_t>(border - 3000), 6000, old);
-    std::fill_n(model_.begin() + static_cast<ptrdiff_t>(border + 4096), 512, fresh);
+    ASSERT_EQ(std::count(got.begin(), got.end(), std::byte{3}), 512) << "after " << delay;
   }
-  expect_all_as_model();
 }
 
 struct stress {
