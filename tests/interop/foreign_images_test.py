@@ -102,7 +102,7 @@ class ForeignImages(interop.Case):
         self.assertEqual(self.device_bytes(server.uri), interop.read_file(self.path("expected.raw")))
 
     def test_an_image_made_by_qemu_as_change_file(self):
-        for name, options in (("plain", ""), ("v2", "compat=0.10"), ("subclusters", "extended_l2=on"), ("big", "cluster_size=2M"),
+        for name, options in (("plain", ""), ("subclusters", "extended_l2=on"), ("big", "cluster_size=2M"),
                               ("lazy", "lazy_refcounts=on")):
             with self.subTest(name):
                 image = self.make(f"{name}.qcow2", options)
@@ -117,11 +117,12 @@ class ForeignImages(interop.Case):
                 self.run_ok("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, self.path("after.raw"))
                 self.assertEqual(interop.read_file(self.path("after.raw")), content)
 
+    def test_a_version_2_image_as_change_file_names_the_remedy(self):
+        self.refused(self.make("v2.qcow2", "compat=0.10"), "amend")
+
     def test_writing_beside_internal_snapshots_keeps_them(self):
         image = self.make("snapshots.qcow2")
         self.run_ok("qemu-img", "snapshot", "-c", "first", image)
-        done = self.run_any(testing.lbd_binary(), "map", "-E", image)  # readable at least
-        self.assertEqual(done.returncode, 0, done.stderr)
         process = testing.Process([testing.lbd_binary(), "serve", "-u", self.path("s"), "--socket", self.path("c"), "-E", image],
                                   self.path("log"))
         self.addCleanup(process.kill)

@@ -40,7 +40,7 @@ class Lines:
             line = self.stream.readline()
         except ConnectionError:
             return None
-        return line.decode().rstrip("\r\n") if line else None
+        return line.decode(errors="replace").rstrip("\r\n") if line else None
 
     def ask(self, line):
         self.send(line)
@@ -156,7 +156,8 @@ class Commands(Managed):
         for process in (first, second):
             self.assertIn(f"serve-{process.pid}.sock", done.stderr)
         second.kill()
-        self.lbd("ping", env=env)  # a socket left behind does not count
+        testing.wait_until(lambda: self.run_any(testing.lbd_binary(), "ping", env=env).returncode == 0,
+                           "a socket left behind does not count")
 
     def test_nobody_else_may_connect(self):
         server = self.serve("--source", "mem:1M")

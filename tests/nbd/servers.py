@@ -105,9 +105,20 @@ class Starter:
 
     def _lbd(self, n, path, extra):
         self._flat(n)
-        layers = [word.format(dir=self.dir, n=n) for word in LBD_STACKS[self.stack]]
+        stack = LBD_STACKS["file" if extra else self.stack]  # a read-only server makes no change files
+        layers = [word.format(dir=self.dir, n=n) for word in stack]
+        for below in range(len(layers) - 2, 1, -2):  # only the topmost change file is made by serving
+            if layers[below] == "-E":
+                self._make_change_file(layers[below + 1], layers[below + 2:])
         refuse = [sys.executable, "-B", WITHOUT_IO_URING] if self.stack == "seccomp" else []
         return "", [*refuse, testing.lbd_binary(), "serve", "-u", path, "--socket", path + ".ctl", *extra, *layers]
+
+    def _make_change_file(self, path, lower_layers):
+        """Serves it on top of what lies below for a moment, which makes it."""
+        process = testing.Process([testing.lbd_binary(), "serve", "-u", path + ".sock", "--socket", path + ".ctl",
+                                   "-s", str(EXPORT_SIZE), "-E", path, *lower_layers], path + ".log")
+        process.wait_ready(lambda: testing.accepts(path + ".sock"))
+        process.stop()
 
     def _nbdkit(self, n, path, extra):
         return "", ["nbdkit", "-f", "-U", path, *extra, "memory", str(EXPORT_SIZE)]
