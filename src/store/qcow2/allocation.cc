@@ -38,6 +38,12 @@ uint32_t change_file::mask_of(uint64_t offset, uint64_t length) const noexcept {
 
 task<result<uint64_t>> change_file::allocate_cluster() {
   CO_TRY(const uint64_t offset, co_await refcounts_.allocate());
+  // A table that counts 0 must not be overwritten, whatever else is wrong.
+  if (l2_.holds(offset) || refcounts_.holds(offset)) {
+    const io_error e = qcow2::corrupt(qcow2::corruption::refcount_mismatch);
+    tell_corruption(e);
+    co_return e;
+  }
   areas_.set_file_bytes(std::max(areas_.file_bytes(), offset + g_.cluster_size()));
   used_bytes_ += g_.cluster_size();
   co_return offset;

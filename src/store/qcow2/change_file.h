@@ -39,6 +39,7 @@
 #include "rt/sync.h"
 #include "store/qcow2/refcounts.h"
 #include "store/qcow2/table_cache.h"
+#include "store/qcow2/visits.h"
 
 namespace lbd::store {
 
@@ -204,6 +205,7 @@ class change_file final : public block::change_layer {
   rt::mutex map_lock_;     // changes of the map that wait for I/O
   rt::range_lock writes_;  // for write() and its like
   std::function<rt::task<void>()> quiesce_;
+  visits reads_;  // of read() at home, which no overlay knows of
 
   // Commits, one at a time. `ended_` counts them; a flush needs one that began after it.
   uint64_t begun_ = 0, ended_ = 0;

@@ -215,6 +215,24 @@ TEST_F(change_file_test, freed_clusters_wait_for_the_readers) {
   close();
 }
 
+TEST_F(change_file_test, a_table_that_counts_zero_is_never_allocated) {
+  create("x.qcow2", shape(16, false, 4 << 20));
+  ASSERT_EQ(write(0, test_bytes(65536, std::byte{7})), errc::ok);
+  const auto h = image_->header();
+  close();
+  // The L2 table's and the first data cluster's counts are lost.
+  test_bytes file = load("x.qcow2");
+  const uint64_t l2 = base::load_big<uint64_t>(file, h.l1_offset) & 0x00fffffffffffe00;
+  const uint64_t block = base::load_big<uint64_t>(file, h.refcount_table_offset);
+  base::store_big<uint16_t>(file, block + (l2 >> 16) * 2, 0);
+  save("x.qcow2", file);
+  open("x.qcow2", true);
+  EXPECT_EQ(read(0, 65536), test_bytes(65536, std::byte{7}));
+  EXPECT_EQ(write(1 << 20, test_bytes(65536, std::byte{8})), errc::io);
+  EXPECT_EQ(read(0, 65536), test_bytes(65536, std::byte{7}));
+  close();
+}
+
 TEST_F(change_file_test, sealed_files_are_read_only) {
   create("x.qcow2", shape(16, true, 1 << 20));
   ASSERT_EQ(write(0, test_bytes(4096, std::byte{7})), errc::ok);

@@ -106,6 +106,7 @@ task<void> change_file::give_back_in_background() {
   while (!returning_.empty()) {
     std::vector<uint64_t> clusters = std::exchange(returning_, {});
     if (quiesce_) co_await quiesce_();
+    co_await reads_.have_left();
     std::sort(clusters.begin(), clusters.end());
     co_await punch(clusters);
     auto held = co_await map_lock_.lock();

@@ -159,6 +159,8 @@ task<result<void>> change_file::read(uint64_t offset, segments to, block::io_opt
   uint64_t left = block::total_bytes(to);
   if (!base::range_fits(offset, left, limits_.size_bytes)) co_return base::io_error{errc::inval};
   uint64_t done = 0;
+  std::optional<visits::guard> here;
+  if (&rt::reactor::current() == &home_) here.emplace(reads_);
   while (left > 0) {
     CO_TRY(const placement p, co_await locate(offset + done, left));
     block::segment_list part(to, done, p.length_bytes);

@@ -56,6 +56,10 @@ task<result<uint64_t>> refcount_store::get(uint64_t cluster) {
 // it.
 task<result<void>> refcount_store::make_block(uint64_t index, uint64_t cluster) {
   std::vector<std::byte> bytes(g_.cluster_size());
+  // A cluster that counts 0 but holds another block: writing to such an image would destroy it.
+  if (std::find(table_.begin(), table_.end(), cluster << g_.cluster_bits) != table_.end()) {
+    co_return qcow2::corrupt(qcow2::corruption::refcount_mismatch);
+  }
   CO_CHECK(co_await file_.write_all(cluster << g_.cluster_bits, bytes));
   table_block& block = cache_.add(cluster << g_.cluster_bits, std::move(bytes));
   table_[index] = cluster << g_.cluster_bits;
@@ -98,19 +102,6 @@ task<result<uint64_t>> refcount_store::release(uint64_t cluster) {
   put(*block, cluster, count - 1);
   if (count == 1) next_cluster_ = std::min(next_cluster_, cluster);
   co_return count - 1;
-}
-
-task<result<void>> refcount_store::set(uint64_t cluster, uint64_t count, uint64_t block_cluster) {
-  if (count > g_.max_refcount()) co_return io_error{errc::range};
-  if (!has_block(cluster)) {
-    const uint64_t index = g_.refcount_table_index(cluster);
-    if (index >= table_.size()) co_return io_error{errc::nospc};
-    if (block_cluster == 0) block_cluster = index * g_.refcounts_per_block();
-    CO_CHECK(co_await make_block(index, block_cluster));
-  }
-  CO_TRY(table_block * block, co_await block_of(cluster));
-  put(*block, cluster, count);
-  co_return result<void>{};
 }
 
 std::vector<file_change> refcount_store::take_table_changes() {

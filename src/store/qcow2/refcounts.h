@@ -31,10 +31,9 @@ class refcount_store {
   rt::task<base::result<uint64_t>> allocate();
   // One reference less. The new count.
   rt::task<base::result<uint64_t>> release(uint64_t cluster);
-  // Sets a count (repair), making the block if need be at `block_cluster` (when 0: where allocate()
-  // would put it).
-  rt::task<base::result<void>> set(uint64_t cluster, uint64_t count, uint64_t block_cluster);
   bool has_block(uint64_t cluster) const noexcept;
+  // Whether a refcount block that is in memory lies there.
+  bool holds(uint64_t offset) const { return cache_.holds(offset); }
 
   bool dirty() const noexcept { return cache_.dirty() || !dirty_entries_.empty(); }
   uint64_t dirty_bytes() const noexcept { return cache_.dirty_bytes(); }
@@ -44,10 +43,6 @@ class refcount_store {
   std::vector<file_change> take_table_changes();
   void commit_ended(const std::vector<file_change>& blocks, const std::vector<file_change>& table,
                     bool written);
-
-  uint64_t table_entries() const noexcept { return table_.size(); }
-  const std::vector<uint64_t>& table() const noexcept { return table_; }
-  uint64_t table_offset() const noexcept { return table_offset_; }
 
  private:
   rt::task<base::result<table_block*>> block_of(uint64_t cluster);

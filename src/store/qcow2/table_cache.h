@@ -47,7 +47,8 @@ class table_cache {
 
   // The block at a file offset. The pointer holds until the caller next awaits something.
   rt::task<base::result<table_block*>> get(uint64_t offset);
-  // A new block with the given content, nothing of it dirty.
+  bool holds(uint64_t offset) const { return blocks_.contains(offset); }
+  // A new block with the given content, nothing of it dirty. REQUIRES: !holds(offset).
   table_block& add(uint64_t offset, std::vector<std::byte> bytes);
   void mark_dirty(table_block& block, uint64_t at, uint64_t length);
 
