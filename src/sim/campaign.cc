@@ -105,7 +105,8 @@ plan shrink(const scenario& s, plan p, std::string& failure, unsigned seconds) {
   return p;
 }
 
-finding examine(const scenario& s, uint64_t seed, const std::string& failure, unsigned seconds) {
+finding examine(const scenario& s, uint64_t seed, const std::string& failure,
+                const campaign_options& options) {
   finding f;
   f.scenario = s.name;
   f.seed = seed;
@@ -113,7 +114,12 @@ finding examine(const scenario& s, uint64_t seed, const std::string& failure, un
   const auto one = make_subject(s, seed);
   f.subject = one->describe();
   std::string now = failure;
-  f.shrunk = shrink(s, draw_plan(seed, one->size_bytes()), now, seconds);
+  f.shrunk = shrink(s, draw_plan(seed, one->size_bytes()), now, options.shrink_seconds);
+  if (options.verbose) {
+    plan traced = f.shrunk;
+    traced.trace = true;
+    try_plan(s, traced);
+  }
   if (now != failure) f.failure += "\n  shrunk: " + now;
   return f;
 }
@@ -166,8 +172,7 @@ campaign_result run_campaign(const std::vector<scenario>& all, const campaign_op
     result.crashes += r.crashes;
     next = r.failed ? r.seed + 1 : batch_end;
     if (r.failed)
-      result.findings.push_back(
-          examine(scenario_of(all, r.seed), r.seed, r.failure, options.shrink_seconds));
+      result.findings.push_back(examine(scenario_of(all, r.seed), r.seed, r.failure, options));
   }
   return result;
 }

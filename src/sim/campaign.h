@@ -28,7 +28,7 @@ struct campaign_options {
   unsigned shrink_seconds = 20;
   disk_observer* observer = nullptr;
   uint64_t observe_every = 0;  // seeds; 0: never
-  bool verbose = false;        // prints each run's plan
+  bool verbose = false;        // prints each run's plan, and how a shrunk failure goes
 };
 
 struct finding {

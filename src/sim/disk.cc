@@ -319,7 +319,7 @@ int64_t sim_disk::do_write(inode& at, const rt::io_request& r) {
   const uint64_t away = happens(fault::misdirected) ? random_.between(1, 64) * sector_bytes : 0;
   put_bytes(at, r.offset + away, content, failing);
   if (failing) {
-    if (durably) ++failed_syncs_;
+    if (durably) count_failed_sync(at);
     return -EIO;
   }
   if (durably) {
@@ -363,8 +363,18 @@ int64_t sim_disk::do_sync(inode& at, uint64_t covered) {
   return 0;
 }
 
-void sim_disk::fail_sync(inode& at, uint64_t covered) {
+void sim_disk::count_failed_sync(inode& at) noexcept {
   ++failed_syncs_;
+  ++at.failed_syncs;
+}
+
+unsigned sim_disk::failed_syncs(const std::string& path) const {
+  const auto i = inodes_.find(path);
+  return i == inodes_.end() ? 0 : i->second->failed_syncs;
+}
+
+void sim_disk::fail_sync(inode& at, uint64_t covered) {
+  count_failed_sync(at);
   if (random_.coin()) return;                // all stays dirty
   const bool forgets = random_.percent(25);  // what is clean may leave the cache
   const std::set<uint64_t> dirty = at.dirty;
@@ -531,6 +541,7 @@ void sim_disk::crash_inode(inode& at, unsigned style) {
     last->second.visible = last->second.durable = std::move(cut_off);
   }
   at.locks.clear();
+  at.failed_syncs = 0;
 }
 
 std::vector<std::string> sim_disk::paths() const {

@@ -75,8 +75,11 @@ class sim_disk final : public rt::file_system {
   // are open now, end with EIO; open again to see what is left. Locks are gone.
   void crash();
 
+  // Power losses so far.
+  uint64_t boots() const noexcept { return boots_; }
   // Failed syncs (and durable writes) since the last crash.
   unsigned failed_syncs() const noexcept { return failed_syncs_; }
+  unsigned failed_syncs(const std::string& path) const;
   // Faults that happened so far.
   unsigned faults() const noexcept { return faults_; }
 
@@ -120,6 +123,7 @@ class sim_disk final : public rt::file_system {
     std::map<uint64_t, sector> sectors;
     std::set<uint64_t> dirty;
     std::vector<lock_entry> locks;
+    unsigned failed_syncs = 0;
   };
   using inode_ref = std::shared_ptr<inode>;
 
@@ -149,6 +153,7 @@ class sim_disk final : public rt::file_system {
   void set_size(inode& at, uint64_t bytes, uint64_t change);
   void make_durable(inode& at, uint64_t index, uint64_t covered);
   void make_size_durable(inode& at, uint64_t covered);
+  void count_failed_sync(inode& at) noexcept;
   void fail_sync(inode& at, uint64_t covered);
   uint64_t write_room(const inode& at, uint64_t offset, uint64_t length) const;
   void crash_inode(inode& at, unsigned style);

@@ -119,7 +119,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   // Faults are what is wanted here: their log lines would be noise.
-  if (!a.options.verbose) lbd::base::set_log_level(lbd::base::log_level::off);
+  lbd::base::set_log_level(lbd::base::log_level::off);
   const auto judge = lbd::sim::make_qemu_img_judge();
   a.options.observer = judge.get();
   if (!a.from.empty()) return run_list(all, a);

@@ -46,7 +46,7 @@ class world {
   explicit world(uint64_t seed);
 
   rt::runtime& runtime() noexcept { return *runtime_; }
-  sim_reactor& reactor() noexcept { return *reactor_; }
+  sim_reactor& reactor() const noexcept { return *reactor_; }
 
   // Runs until `t` has finished; nothing when it cannot finish (stuck() tells why). The task is
   // then lost for good: the world must not run any more.

@@ -2,6 +2,7 @@
 #include "sim/runner.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <optional>
 
@@ -62,6 +63,11 @@ class runner {
   task<bool> open();
 
   bool prepare_again();
+  void trace(const std::string& text) const {
+    if (plan_.trace)
+      std::printf("%12llu ns %s\n", static_cast<unsigned long long>(world_.reactor().now_ns()),
+                  text.c_str());
+  }
   void check_result(const step& s, errc code);
   void fail(const std::string& text) {
     if (verdict_.failure.empty()) verdict_.failure = text;
@@ -92,6 +98,7 @@ class runner {
 };
 
 void runner::check_result(const step& s, errc code) {
+  trace(to_string(s) + ": " + (code == errc::ok ? "ok" : base::to_string(code)));
   if (code == errc::ok || off_ || plan_.silent_faults) return;
   if (code == errc::notsup && (s.flags & block::io_fast_only) != 0) return;
   if (code == errc::nospc && was_full_) return;
@@ -114,7 +121,7 @@ task<void> runner::do_write(step s) {
   random r(plan_.seed, s.number);
   cut_buffer buffer(s.length, r);
   fill_stamped(s.number, s.offset, buffer.span());
-  const bool lost = disk_.failed_syncs() != 0;
+  const bool lost = subject_.sync_failed(disk_);
   const bool fua = (s.flags & block::io_fua) != 0;
   block::io_opts io;
   io.flags = s.flags;
@@ -142,7 +149,7 @@ task<void> runner::do_zero(step s) {
 }
 
 task<void> runner::do_flush(step s) {
-  const bool lost = disk_.failed_syncs() != 0;
+  const bool lost = subject_.sync_failed(disk_);
   const uint64_t began = model_.begin();
   const auto done = co_await subject_.device().flush({});
   model_.end_flush(began, done.has_value());
@@ -178,6 +185,7 @@ task<void> runner::do_change(step s) {
 
 task<void> runner::perform(step s) {
   ++verdict_.requests;
+  trace(to_string(s));
   switch (s.kind) {
     case step_kind::read:
       return do_read(s);
@@ -200,6 +208,7 @@ task<void> runner::power_loss(uint64_t after_ns) {
   if (after_ns != 0) co_await rt::sleep_for(std::chrono::nanoseconds(after_ns));
   --losses_coming_;
   if (off_) co_return;
+  trace("the power is lost");
   off_ = true;
   ++verdict_.crashes;
   disk_.crash();
@@ -247,11 +256,12 @@ task<bool> runner::epoch() {
 task<bool> runner::end_epoch() {
   if (lose_power_at_close_ns_ != 0) rt::spawn(power_loss(lose_power_at_close_ns_));
   const uint64_t began = model_.begin();
-  const bool lost = disk_.failed_syncs() != 0;
+  const bool lost = subject_.sync_failed(disk_);
   const auto done = co_await subject_.close();
   open_ = false;
   model_.end_flush(began, done.has_value());
   closed_well_ = done.has_value();
+  trace("closed: " + base::to_string(base::code_of(done)));
   if (!done && !off_ && !faulty() && !plan_.silent_faults &&
       !(was_full_ && done.error().code == errc::nospc))
     fail("close failed without a cause: " + base::to_string(done.error().code));
@@ -266,6 +276,7 @@ task<bool> runner::open() {
     fail("open failed: " + opened.error().message);
     co_return false;
   }
+  trace("opened");
   open_ = true;
   stop_ = off_ = was_full_ = false;
   lose_power_at_close_ns_ = 0;

@@ -9,6 +9,7 @@
 
 #include "sim/canary.h"
 #include "sim/raw.h"
+#include "sim/stack.h"
 
 namespace lbd::sim {
 namespace {
@@ -60,6 +61,8 @@ class qemu_img_judge final : public disk_observer {
 
 std::vector<scenario> all_scenarios() {
   return {
+      {"stack", make_stack, 6},
+      {"change_file", make_change_file, 2},
       {"raw", make_raw, 1},
       {"canary", healthy_canary, 1},
   };

@@ -44,6 +44,10 @@ class subject {
     co_return base::failure{base::errc::notsup, ""};
   }
 
+  // Whether a sync of something that holds answered writes has failed since the device was opened:
+  // no later flush may succeed.
+  virtual bool sync_failed(const sim_disk& disk) const { return disk.failed_syncs() != 0; }
+
   // The structure of the files, when closed or after a crash: "" or what is wrong with it.
   virtual std::string check_files(const sim_disk&) const { return ""; }
 };

@@ -50,6 +50,7 @@ struct plan {
   bool silent_faults = false;
   bool errors = false;  // faults of any kind: requests may fail
   bool space = false;   // the disk may be full
+  bool trace = false;   // print what happens
   std::vector<step> steps;
 };
 
