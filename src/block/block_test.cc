@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <stdlib.h>
+#include <unistd.h>
+
 #include "block/device.h"
+#include "block/file_device.h"
 #include "block/layer.h"
 #include "block/segments.h"
 #include "rt/runtime.h"
@@ -123,6 +127,24 @@ TEST(default_operations, are_safe) {
   extent_list e;
   ASSERT_TRUE(rt->run_until(d.extents(0, 8192, e, {})));
   EXPECT_EQ(e.runs(), (std::vector<extent>{{8192, false, false}}));
+}
+
+TEST(file_device, a_file_that_has_grown_tells_data_beyond_its_old_end) {
+  auto rt = *rt::runtime::start({.reactors = 1});
+  std::string path = "/tmp/lbd-block-test-XXXXXX";
+  ::close(::mkstemp(path.data()));
+  auto opened = rt::open_file(path, {.writable = true});
+  ASSERT_TRUE(opened);
+  file_device d(*std::move(opened), file_device::size_rule::growing);
+  const std::vector<std::byte> ones(65536, std::byte{1});
+  const segment_list s{base::bytes_view(ones)};
+  ASSERT_TRUE(rt->run_until(d.write(1 << 20, s.view(), {})));
+  extent_list e;
+  ASSERT_TRUE(rt->run_until(d.extents(0, 2 << 20, e, {})));
+  EXPECT_EQ(e.runs(), (std::vector<extent>{{1 << 20, true, true},
+                                           {65536, false, false},
+                                           {(1 << 20) - 65536, true, true}}));
+  ::unlink(path.c_str());
 }
 
 TEST(extent_list, merges_neighbours_and_is_bounded) {

@@ -147,7 +147,7 @@ task<result<void>> file_device::extents(uint64_t offset, uint64_t length, extent
                                         io_opts) {
   const uint64_t end = offset + length;
   while (offset < end && !out.full()) {
-    if (offset >= file_->info().size_bytes) {
+    if (offset >= end_bytes()) {
       out.append({end - offset, true, true});
       break;
     }

@@ -2,8 +2,8 @@
 // Locks on image files as QEMU takes them (its file driver's scheme), so that LBD, QEMU's tools and
 // a second LBD refuse an image that another has open for writing.
 //
-// Byte 100 + p is locked (shared) by whoever uses permission p, byte 200 + p by whoever does not let
-// others use it. After taking its own locks everybody looks whether a lock of somebody else's
+// Byte 100 + p is locked (shared) by whoever uses permission p, byte 200 + p by whoever does not
+// let others use it. After taking its own locks everybody looks whether a lock of somebody else's
 // forbids what it does: the other side has done the same before, so one of two always notices.
 // The locks belong to the open file (OFD locks) and vanish with it.
 #pragma once
@@ -30,8 +30,7 @@ inline base::outcome<void> lock_image(rt::file& f, bool writable) {
   const unsigned uses = writable ? detail::writer_uses : detail::reader_uses;
   for (unsigned p = 0; p < 4; ++p) {
     base::result<void> taken;
-    if ((uses >> p & 1) != 0)
-      taken = f.lock(rt::lock_kind::shared, detail::lock_uses_base + p, 1);
+    if ((uses >> p & 1) != 0) taken = f.lock(rt::lock_kind::shared, detail::lock_uses_base + p, 1);
     if (taken && (both_forbid >> p & 1) != 0)
       taken = f.lock(rt::lock_kind::shared, detail::lock_forbids_base + p, 1);
     if (taken) continue;
@@ -49,9 +48,11 @@ inline base::outcome<void> lock_image(rt::file& f, bool writable) {
          f.would_block(rt::lock_kind::exclusive, detail::lock_uses_base + p, 1));
     if (!forbidden) continue;
     return base::failure{base::errc::busy,
-                         writable ? name + " is in use by another program; stop it first, or put a "
-                                           "new change file on top"
-                                  : name + " is open for writing in another program; stop it first"};
+                         writable
+                             ? name +
+                                   " is in use by another program; stop it first, or put a "
+                                   "new change file on top"
+                             : name + " is open for writing in another program; stop it first"};
   }
   return {};
 }

@@ -28,15 +28,14 @@ class os_file final : public file {
   }
 
   file_extent extent_at(uint64_t offset) noexcept override {
-    const uint64_t size = info_.size_bytes;
-    if (info_.is_block_device) return {size - offset, false};
+    constexpr uint64_t far = INT64_MAX;
+    if (info_.is_block_device) return {far - offset, false};
     const off_t at = static_cast<off_t>(offset);
     const off_t data = ::lseek(fd_, at, SEEK_DATA);
-    if (data < 0) return {size - offset, errno == ENXIO};
-    if (data > at) return {std::min<uint64_t>(static_cast<uint64_t>(data), size) - offset, true};
+    if (data < 0) return {far - offset, errno == ENXIO};
+    if (data > at) return {static_cast<uint64_t>(data - at), true};
     const off_t hole = ::lseek(fd_, at, SEEK_HOLE);
-    if (hole <= at) return {size - offset, false};
-    return {std::min<uint64_t>(static_cast<uint64_t>(hole), size) - offset, false};
+    return {hole <= at ? far - offset : static_cast<uint64_t>(hole - at), false};
   }
 
   base::bytes_view mapping() noexcept override {

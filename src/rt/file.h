@@ -91,8 +91,8 @@ class file {
   task<base::result<void>> read_all(uint64_t offset, base::bytes_span to);
   task<base::result<void>> write_all(uint64_t offset, base::bytes_view from);
 
-  // The run that begins at `offset`; a file that cannot tell says "data to the end". Does not block on
-  // the device. REQUIRES: offset < size.
+  // The run that begins at `offset`; the last one of a file may reach beyond its end. A file that
+  // cannot tell says "data". Does not block on the device. REQUIRES: offset < size.
   virtual file_extent extent_at(uint64_t offset) noexcept = 0;
 
   // The file's pages in memory, read-only, or an empty span; it may reach beyond the end of the file,

@@ -34,7 +34,11 @@ bool unix_socket_lives(const socket_address& a) {
   return lives;
 }
 
-int bind_to(int fd, const socket_address& a) {
+// A process that was killed may hold its sockets for some more moments: io_uring gives files back in
+// the background.
+constexpr unsigned bind_tries = 50, bind_pause_us = 20'000;
+
+int bind_once(int fd, const socket_address& a) {
   if (::bind(fd, a.get(), a.bytes) == 0) return 0;
   if (errno != EADDRINUSE || !a.is_unix()) return errno;
   const char* path = reinterpret_cast<const sockaddr_un*>(a.get())->sun_path;
@@ -42,6 +46,15 @@ int bind_to(int fd, const socket_address& a) {
   if (::lstat(path, &st) != 0 || !S_ISSOCK(st.st_mode) || unix_socket_lives(a)) return EADDRINUSE;
   ::unlink(path);
   return ::bind(fd, a.get(), a.bytes) == 0 ? 0 : errno;
+}
+
+int bind_to(int fd, const socket_address& a) {
+  int error = bind_once(fd, a);
+  for (unsigned i = 1; i < bind_tries && error == EADDRINUSE; ++i) {
+    ::usleep(bind_pause_us);
+    error = bind_once(fd, a);
+  }
+  return error;
 }
 
 io_request message_request(io_op op, int fd, msghdr& m, int flags) {
