@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+// The judge is the kernel: tests/golden/crypt.txt has the digests of what it wrote.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "../tests/golden/pattern.h"
+#include "crypto/cipher.h"
+#include "crypto/secret.h"
+#include "crypto/sector_cipher.h"
+
+namespace lbd::crypto {
+namespace {
+
+using base::bytes_span;
+using base::bytes_view;
+
+std::string hex(bytes_view b) {
+  std::string out;
+  for (const std::byte v : b) {
+    char two[3];
+    std::snprintf(two, sizeof two, "%02x", static_cast<unsigned>(v));
+    out += two;
+  }
+  return out;
+}
+std::vector<std::byte> unhex(const std::string& text) {
+  std::vector<std::byte> out;
+  if (text == "-") return out;
+  for (size_t i = 0; i + 1 < text.size(); i += 2)
+    out.push_back(static_cast<std::byte>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  return out;
+}
+
+struct golden_disk {
+  std::string name, spec, key, sha256;
+  uint64_t iv_offset = 0, bytes = 0;
+  sector_cipher::shape shape;
+};
+
+std::vector<golden_disk> golden_disks() {
+  std::ifstream in(std::string(LBD_GOLDEN) + "/crypt.txt");
+  std::vector<golden_disk> all;
+  for (std::string line; std::getline(in, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream words(line);
+    golden_disk d;
+    std::string bar, word;
+    uint64_t start = 0, length = 0, at = 0;
+    words >> d.name >> bar >> start >> length >> word >> d.spec >> d.key >> d.iv_offset >> word >>
+        at;
+    while (words >> word && word != "|") {
+      if (word.starts_with("sector_size:"))
+        d.shape.sector_bytes = static_cast<uint32_t>(std::stoul(word.substr(12)));
+      if (word == "iv_large_sectors") d.shape.iv_large_sectors = true;
+    }
+    words >> d.bytes >> bar >> d.sha256;
+    all.push_back(d);
+  }
+  return all;
+}
+
+TEST(golden_crypt, every_cipher_writes_and_reads_as_the_kernel_does) {
+  const auto disks = golden_disks();
+  ASSERT_GE(disks.size(), 28u);
+  for (const golden_disk& d : disks) {
+    const auto spec = parse_cipher_spec(d.spec);
+    if (d.name == "adiantum") {
+      EXPECT_TRUE(!spec || !sector_cipher::make(*spec, unhex(d.key), d.shape));
+      continue;
+    }
+    ASSERT_TRUE(spec) << d.name << ": " << spec.error().message;
+    auto cipher = sector_cipher::make(*spec, unhex(d.key), d.shape);
+    ASSERT_TRUE(cipher) << d.name << ": " << cipher.error().message;
+    const std::string plain = golden::pattern(2684354960u, 0, d.bytes / 512);
+    std::string secret_text(plain.size(), '\0'), back(plain.size(), '\0');
+    const size_t n = d.shape.sector_bytes;
+    for (size_t at = 0; at < plain.size(); at += n) {
+      const uint64_t sector = d.iv_offset + at / 512;
+      const bytes_span out = std::as_writable_bytes(std::span(secret_text)).subspan(at, n);
+      (*cipher)->encrypt(0, sector, base::as_bytes(plain).subspan(at, n), out);
+      (*cipher)->decrypt(0, sector, out, std::as_writable_bytes(std::span(back)).subspan(at, n));
+    }
+    EXPECT_EQ(hex(*digest("sha256", base::as_bytes(secret_text))), d.sha256) << d.name;
+    EXPECT_TRUE(back == plain) << d.name;
+  }
+}
+
+TEST(cipher_spec, wrong_ones_say_what_the_kernel_says) {
+  auto text = [](const char* spec) {
+    const auto r = parse_cipher_spec(spec);
+    return r ? std::string("ok") : r.error().message;
+  };
+  EXPECT_EQ(text("aes:3-cbc-plain"), "Bad cipher key count specification");
+  EXPECT_EQ(text("aes:0-cbc-plain"), "Bad cipher key count specification");
+  EXPECT_EQ(text("aes:x-cbc-plain"), "Bad cipher key count specification");
+  EXPECT_EQ(text("aes-xts"), "IV mechanism required");
+  EXPECT_EQ(text("xts(aes)-plain"), "Bad cipher specification");
+  EXPECT_EQ(parse_cipher_spec("aes")->mode, "cbc");
+  EXPECT_EQ(parse_cipher_spec("aes-plain")->iv, "plain");
+  EXPECT_EQ(parse_cipher_spec("aes-cbc-essiv:sha256")->iv_option, "sha256");
+}
+
+TEST(sector_cipher, refuses_what_the_libraries_do_not_have) {
+  auto make = [](const char* spec, size_t key_bytes) {
+    const std::vector<std::byte> key(key_bytes, std::byte{7});
+    const auto r = sector_cipher::make(*parse_cipher_spec(spec), key, {});
+    return r ? std::string("ok") : r.error().message;
+  };
+  EXPECT_EQ(make("nosuch-cbc-plain", 32), "Error allocating crypto tfm");
+  EXPECT_EQ(make("AES-cbc-plain", 32), "Error allocating crypto tfm");
+  EXPECT_EQ(make("aes-cbc-plain-x", 32), "Invalid IV mode");
+  EXPECT_EQ(make("aes-cbc-plain", 31), "Error decoding and setting key");
+  EXPECT_EQ(make("aes-cbc-essiv:nosuch", 32), "Error allocating crypto tfm");
+  EXPECT_EQ(make("aes-cbc-essiv", 32), "Digest algorithm missing for ESSIV mode");
+  EXPECT_EQ(make("aes-cbc-essiv:sha1", 32), "Error decoding and setting key");
+  EXPECT_EQ(make("aes-cbc-tcw", 32), "Error decoding and setting key");
+}
+
+TEST(secret, is_wiped) {
+  secret s(base::as_bytes("very secret"));
+  EXPECT_EQ(base::as_text(s.view()), "very secret");
+  s.wipe();
+  EXPECT_EQ(s.size(), 0u);
+}
+
+}  // namespace
+}  // namespace lbd::crypto
