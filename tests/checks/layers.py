@@ -42,7 +42,8 @@ FOREIGN = {
     "nlohmann/json_fwd.hpp": ["wire", "ctl", "app"],  # declarations only: fit for headers
     "nlohmann/": ["wire", "ctl", "app"],
     "CLI/": ["app"],
-    "zlib.h": ["format"],
+    "gcrypt.h": ["crypto"],
+    "zlib.h": ["format", "crypto"],
     "zstd.h": ["format"],
     "openssl/": ["crypto"],
 }
@@ -55,6 +56,7 @@ FOREIGN_TARGETS = {
     "fmt::fmt-header-only": "fmt/",
     "nlohmann_json::nlohmann_json": "nlohmann/",
     "CLI11::CLI11": "CLI/",
+    "PkgConfig::GCRYPT": "gcrypt.h",
     "ZLIB::ZLIB": "zlib.h",
     "PkgConfig::ZSTD": "zstd.h",
     "OpenSSL::Crypto": "openssl/",

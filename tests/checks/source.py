@@ -10,11 +10,11 @@ CPP_SUFFIXES = (".h", ".cc")
 SKIPPED_FOLDERS = re.compile(r"(^|/)(\.git|build[^/]*|quickstart-data|__pycache__)(/|$)")
 
 
-TEST_FILE = re.compile(r"_test\.cc$|(^|/)(test|fake)_[^/]*$|/testing/")
+TEST_FILE = re.compile(r"_test\.(cc|h)$|(^|/)(test|fake)_[^/]*$|/testing/")
 
 
 def is_test(name):
-    """Whether a file belongs to tests only: x_test.cc, and the helpers test_x and fake_x."""
+    """Whether a file belongs to tests only: x_test.cc, x_test.h, and the helpers test_x and fake_x."""
     return bool(TEST_FILE.search(name))
 
 
