@@ -52,7 +52,8 @@ class CommandLine(interop.Case):
         missing = self.path("missing.img")
         self.fails(FAILED, self.serve_words("-f", missing), missing)
         self.fails(FAILED, self.serve_words("-f", str(self.dir)), str(self.dir))
-        self.fails(FAILED, self.serve_words("-s", "1M", "-E", self.path("no/folder/x.qcow2")), self.path("no/folder/x.qcow2"))
+        self.fails(FAILED, self.serve_words("-s", "1M", "-E", self.path("no/folder/x.qcow2")),
+                   self.path("no/folder/x.qcow2"))
         self.fails(FAILED, self.serve_words("--source", f"qcow2:{missing}"), missing)
         for source in ("nonsense:1", "mem:", "mem:x", "file:", "nbd:"):
             done = self.lbd_fails(*self.serve_words("--source", source), names=[source], timeout_s=20)
@@ -67,7 +68,8 @@ class CommandLine(interop.Case):
 
     def test_sizes(self):
         testing.require("nbdinfo")
-        for text, size in (("1M", MIB), ("1MiB", MIB), ("1.5M", 3 * MIB // 2), ("1024K", MIB), ("1048576", MIB), ("2048s", MIB)):
+        for text, size in (("1M", MIB), ("1MiB", MIB), ("1.5M", 3 * MIB // 2), ("1024K", MIB),
+                           ("1048576", MIB), ("2048s", MIB)):
             server = self.serve("-s", text, "--source", "null:1G")
             self.assertEqual(self.run_ok("nbdinfo", "--size", server.uri).stdout.strip(), str(size), text)
             self.assertEqual(server.stop(), 0)

@@ -107,7 +107,8 @@ class ForeignImages(interop.Case):
             with self.subTest(name):
                 image = self.make(f"{name}.qcow2", options)
                 server = self.serve("-E", image)
-                self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 5 1000k 200k", "-c", "write -z 5M 1M", "-c", "discard 3M 1M",
+                self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 5 1000k 200k", "-c", "write -z 5M 1M",
+                            "-c", "discard 3M 1M",
                             "-c", "write -P 6 8388096 512", "-c", "flush", server.uri)
                 content = self.device_bytes(server.uri)
                 self.assertEqual(content[1000 << 10:1200 << 10], b"\5" * (200 << 10))
@@ -123,19 +124,22 @@ class ForeignImages(interop.Case):
     def test_writing_beside_internal_snapshots_keeps_them(self):
         image = self.make("snapshots.qcow2")
         self.run_ok("qemu-img", "snapshot", "-c", "first", image)
-        process = testing.Process([testing.lbd_binary(), "serve", "-u", self.path("s"), "--socket", self.path("c"), "-E", image],
+        process = testing.Process([testing.lbd_binary(), "serve", "-u", self.path("s"), "--socket",
+                                   self.path("c"), "-E", image],
                                   self.path("log"))
         self.addCleanup(process.kill)
         testing.wait_until(lambda: not process.running() or testing.accepts(self.path("s")), "serving or refused")
         if process.running():  # a refusal is fine too; a broken snapshot is not
-            self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 5 0 4M", "-c", "flush", f"nbd+unix:///?socket={self.path('s')}")
+            self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 5 0 4M", "-c", "flush",
+                        f"nbd+unix:///?socket={self.path('s')}")
             process.stop()
         self.assert_clean(image)
         self.run_ok("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", "first", image, self.path("first.raw"))
         self.assertEqual(interop.digest(self.path("first.raw")), interop.digest(self.raw))
 
     def refused(self, image, *words):
-        done = self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), "-E", image, names=[image], timeout_s=20)
+        done = self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), "-E", image,
+                              names=[image], timeout_s=20)
         for word in words:
             self.assertIn(word, done.stderr)
 
@@ -174,7 +178,8 @@ class ForeignImages(interop.Case):
         self.refused(image)
 
     def test_what_is_no_image_is_refused_and_untouched(self):
-        for name, content in (("text", b"just text\n" * 1000), ("short", b"QFI\xfb"), ("magic", b"QFI\xfb" + b"\xff" * 508)):
+        for name, content in (("text", b"just text\n" * 1000), ("short", b"QFI\xfb"),
+                              ("magic", b"QFI\xfb" + b"\xff" * 508)):
             path = self.path(name)
             with open(path, "wb") as file:
                 file.write(content)
@@ -185,7 +190,8 @@ class ForeignImages(interop.Case):
         image = self.make("cut.qcow2")
         with open(image, "r+b") as file:
             file.truncate(150_000)
-        process = testing.Process([testing.lbd_binary(), "serve", "-r", "-u", self.path("s"), "--socket", self.path("c"), "--source",
+        process = testing.Process([testing.lbd_binary(), "serve", "-r", "-u", self.path("s"), "--socket",
+                                   self.path("c"), "--source",
                                    f"qcow2:{image}"], self.path("log"))
         self.addCleanup(process.kill)
         testing.wait_until(lambda: not process.running() or testing.accepts(self.path("s")), "serving or refused")

@@ -56,7 +56,8 @@ class Layering(interop.Case):
             layers = ["-E", self.path(f"layer{depth}.qcow2"), *layers]
             server = self.serve(*layers)
             start = (depth * 37 % 60) * 65536 + depth * 512
-            self.qemu_io(server.uri, f"write -P {depth + 1} {start} 70k", f"write -z {depth * 131072 + 4096} 4k", "flush")
+            self.qemu_io(server.uri, f"write -P {depth + 1} {start} 70k",
+                         f"write -z {depth * 131072 + 4096} 4k", "flush")
             expected[start:start + 71680] = bytes([depth + 1]) * 71680
             expected[depth * 131072 + 4096:depth * 131072 + 8192] = bytes(4096)
             self.assertEqual(server.stop(), 0)

@@ -13,10 +13,12 @@ class Locks(interop.Case):
 
     def qemu_nbd(self, image, image_format, *options):
         path = self.path("qemu.sock")
-        return self.start(["qemu-nbd", "-t", "-f", image_format, "-k", path, *options, image], ready=lambda: testing.accepts(path))
+        return self.start(["qemu-nbd", "-t", "-f", image_format, "-k", path, *options, image],
+                          ready=lambda: testing.accepts(path))
 
     def lbd_refuses(self, image, *layers):
-        done = self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), *layers, names=[image], timeout_s=20)
+        done = self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), *layers,
+                              names=[image], timeout_s=20)
         self.assertRegex(done.stderr, "in use|another program")
 
     def change_file(self):
@@ -68,7 +70,8 @@ class Locks(interop.Case):
 
     def test_one_file_twice_in_a_stack_is_refused(self):
         flat = self.data_file("flat.img", MIB)
-        self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), "-f", flat, "-f", flat, names=[flat], timeout_s=20)
+        self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), "-f", flat, "-f", flat,
+                       names=[flat], timeout_s=20)
 
     def test_locks_end_with_a_killed_server(self):
         image = self.change_file()

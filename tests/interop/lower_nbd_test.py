@@ -30,7 +30,8 @@ class Servers(interop.Case):
         top = self.path("top.qcow2")
         server = self.serve("-E", top, "-n", lower_uri)
         self.run_ok("qemu-img", "compare", "-f", "raw", "-F", "raw", server.uri, self.base)
-        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 4608 5k", "-c", "write -z 2M 1M", "-c", "flush", server.uri)
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 4608 5k", "-c", "write -z 2M 1M", "-c", "flush",
+                    server.uri)
         content = self.device_bytes(server.uri)
         self.assertEqual(content[4608:9728], b"\1" * 5120)
         self.assertEqual(content[2 * MIB:3 * MIB], bytes(MIB))
@@ -63,7 +64,8 @@ class Servers(interop.Case):
 
     def test_nbdkit_that_is_slow_and_serial(self):
         testing.require("nbdkit")
-        self.check_overlay(self.lower("nbdkit", "-f", "-t", "1", "-U", "{socket}", "--filter=delay", "--filter=noparallel",
+        self.check_overlay(self.lower("nbdkit", "-f", "-t", "1", "-U", "{socket}", "--filter=delay",
+                                      "--filter=noparallel",
                                       "file", self.base, "rdelay=2ms", "serialize=requests"))
 
     def test_nbdkit_that_insists_on_4k_blocks(self):
@@ -87,7 +89,8 @@ class Servers(interop.Case):
 
     def test_qemu_nbd_export_name_and_tcp(self):
         port = testing.free_port()
-        self.start(["qemu-nbd", "-t", "-e", "8", "-f", "raw", "-r", "-x", "disk one", "-b", "127.0.0.1", "-p", str(port),
+        self.start(["qemu-nbd", "-t", "-e", "8", "-f", "raw", "-r", "-x", "disk one", "-b", "127.0.0.1", "-p",
+                    str(port),
                     self.base], ready=lambda: testing.accepts(("127.0.0.1", port)))
         self.check_overlay(f"nbd://127.0.0.1:{port}/disk%20one")
 
@@ -121,7 +124,8 @@ class Servers(interop.Case):
         self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 9 1M 64k", "-c", "write -z 64k 4k", "-c", "discard 8M 1M",
                     "-c", "write -f -P 10 2M 512", "-c", "flush", server.uri)
         self.assertEqual(server.stop(), 0)
-        self.run_ok("qemu-io", "-f", "raw", "-c", "read -P 9 1M 64k", "-c", "read -P 0 64k 4k", "-c", "read -P 10 2M 512", uri)
+        self.run_ok("qemu-io", "-f", "raw", "-c", "read -P 9 1M 64k", "-c", "read -P 0 64k 4k", "-c",
+                    "read -P 10 2M 512", uri)
 
     def test_nobody_there_is_one_line(self):
         done = self.lbd_fails("serve", "-u", self.path("s"), "--socket", self.path("c"), "-E", self.path("top.qcow2"),

@@ -80,7 +80,8 @@ class Managed(interop.Case):
         for top in tops:
             self.assert_clean(top)
         self.run_ok("qemu-img", "convert", "-f", "qcow2", "-O", "raw", tops[-1], self.path("by-qemu.raw"))
-        self.assertTrue(interop.read_file(self.path("by-qemu.raw")) == expected, "QEMU reads other bytes from the chain")
+        self.assertTrue(interop.read_file(self.path("by-qemu.raw")) == expected,
+                        "QEMU reads other bytes from the chain")
         layers = [word for top in reversed(tops) for word in ("-E", top)]
         server = self.serve(*layers, "-f", base)
         self.assertTrue(self.device_bytes(server.uri) == expected, "wrong after a restart with all layers named")
@@ -121,7 +122,8 @@ class Commands(Managed):
 
     def test_add_layer_with_a_relative_name(self):
         server = self.serve("-s", "4M", "-E", self.path("top.qcow2"))
-        done = self.run_any("sh", "-c", f"cd {self.dir} && {testing.lbd_binary()} add-layer next.qcow2 --socket {server.control}")
+        done = self.run_any("sh", "-c",
+                            f"cd {self.dir} && {testing.lbd_binary()} add-layer next.qcow2 --socket {server.control}")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(os.path.exists(self.path("next.qcow2")), "the name was not taken from the command's folder")
 
@@ -132,7 +134,8 @@ class Commands(Managed):
             file.write(b"not an image" * 100)
         for path in (top, self.path("no/such/folder/x.qcow2"), self.path("text")):
             self.lbd_fails("add-layer", path, "--socket", server.control, names=[path])
-        self.lbd_fails("add-layer", self.path("new.qcow2"), "--device", "nonesuch", "--socket", server.control, names=["nonesuch"])
+        self.lbd_fails("add-layer", self.path("new.qcow2"), "--device", "nonesuch", "--socket",
+                       server.control, names=["nonesuch"])
         self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 0 1M", "-c", "read -P 1 0 1M", server.uri)
         self.assertEqual(interop.read_file(self.path("text")), b"not an image" * 100)
 
@@ -183,7 +186,8 @@ class JsonRpc(Managed):
         with Lines(server.control) as client:
             self.assertEqual(self.call(client, "nonesuch")["error"]["code"], -32601)
             for line, code in (("{", -32700), ("nonsense", -32700), ("[]", -32600), ("{}", -32600), ("5", -32600),
-                               ('{"jsonrpc":"1.0","id":1,"method":"ping"}', -32600), ('{"jsonrpc":"2.0","id":1,"method":5}', -32600)):
+                               ('{"jsonrpc":"1.0","id":1,"method":"ping"}', -32600),
+                               ('{"jsonrpc":"2.0","id":1,"method":5}', -32600)):
                 self.assertEqual(json.loads(client.ask(line))["error"]["code"], code, line)
             self.assertIn("result", self.call(client, "ping"))
 
@@ -222,7 +226,8 @@ class TextProtocol(Managed):
 
     def test_unknown_requests_get_an_error_and_the_end(self):
         server = self.serve_with_admin("--source", "mem:1M")
-        for line in (b"HELLO\n", b"\n", b"ping\n", b"\xff\xfe\n", b"GET / HTTP/1.0\n", b"LIVE_ADD_LAYER\n", b"x" * 100000 + b"\n"):
+        for line in (b"HELLO\n", b"\n", b"ping\n", b"\xff\xfe\n", b"GET / HTTP/1.0\n", b"LIVE_ADD_LAYER\n",
+                     b"x" * 100000 + b"\n"):
             with Lines(server.admin) as client:
                 answer = client.ask(line)
                 self.assertTrue(answer is not None and answer.startswith("ERROR"), f"{line[:20]}: {answer!r}")

@@ -19,7 +19,8 @@ class NoSpace(interop.Case):
     def small_tmpfs(self, size):
         mount = self.path("small")
         os.mkdir(mount)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "lbd-test", mount], capture_output=True, check=False)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "lbd-test", mount],
+                              capture_output=True, check=False)
         if done.returncode:
             self.skipTest("cannot mount a tmpfs here")
         self.addCleanup(subprocess.run, ["umount", "-l", mount], check=False)
@@ -91,7 +92,8 @@ class NoSpace(interop.Case):
 
         def limited():
             process = self.start(["prlimit", f"--fsize={6 * MIB}:unlimited", testing.lbd_binary(), "serve", "-u", path,
-                                  "--socket", self.path("c"), "-s", "64M", "-E", top], ready=lambda: testing.accepts(path))
+                                  "--socket", self.path("c"), "-s", "64M", "-E", top],
+                                 ready=lambda: testing.accepts(path))
             return process
 
         testing.require("prlimit")

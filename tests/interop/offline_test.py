@@ -32,7 +32,8 @@ class Offline(interop.Case):
         self.assertEqual(server.stop(), 0)
         return content
 
-    CHANGES = ("write -P 1 100k 300k", "write -P 2 512 512", "write -z 2M 1M", "discard 4M 1M", "write -P 3 8388096 512")
+    CHANGES = ("write -P 1 100k 300k", "write -P 2 512 512", "write -z 2M 1M", "discard 4M 1M",
+               "write -P 3 8388096 512")
 
     def test_commit_into_a_flat_file(self):
         layers = ["-E", self.top, "-f", self.base]
@@ -66,7 +67,8 @@ class Offline(interop.Case):
         self.write(layers, *self.CHANGES)
         for path in (self.base, self.top):
             self.run_ok("cp", "--sparse=always", path, path + ".copy")
-        self.run_ok("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", self.base + ".copy", "-F", "raw", self.top + ".copy")
+        self.run_ok("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", self.base + ".copy", "-F", "raw",
+                    self.top + ".copy")
         self.run_ok("qemu-img", "commit", "-q", "-f", "qcow2", self.top + ".copy")
         self.lbd("commit", *layers)
         self.run_ok("cmp", self.base, self.base + ".copy")
@@ -142,7 +144,8 @@ class Offline(interop.Case):
             file.truncate(4096 * MIB)
         top = self.path("bigtop.qcow2")
         server = self.serve("-E", top, "-f", big)
-        self.run_ok("qemu-io", "-f", "raw", *[w for i in range(16) for w in ("-c", f"write -P {i + 1} {i * 256}M 16M")], server.uri)
+        self.run_ok("qemu-io", "-f", "raw",
+                    *[w for i in range(16) for w in ("-c", f"write -P {i + 1} {i * 256}M 16M")], server.uri)
         self.assertEqual(server.stop(), 0)
         done = self.run_ok(testing.lbd_binary(), "commit", "-E", top, "-f", big)
         for text in (done.stdout, done.stderr):

@@ -50,7 +50,8 @@ class Process(interop.Case):
         pid_file, path = self.path("pid"), self.path("s")
         process = self.start(self.serve_command("-u", path, "--source", "mem:1M", "--pid-file", pid_file),
                              ready=lambda: os.path.exists(pid_file))
-        testing.wait_until(lambda: pathlib.Path(pid_file).read_text(encoding="ascii").endswith("\n"), "the pid file is written")
+        testing.wait_until(lambda: pathlib.Path(pid_file).read_text(encoding="ascii").endswith("\n"),
+                           "the pid file is written")
         self.assertEqual(int(pathlib.Path(pid_file).read_text(encoding="ascii")), process.pid)
         self.assertTrue(testing.accepts(path), "the pid file was there before the socket")
         self.assertEqual(process.stop(), 0)
@@ -99,7 +100,8 @@ class Process(interop.Case):
     def test_the_default_is_localhost_10809(self):
         if testing.accepts(("127.0.0.1", 10809)):
             self.skipTest("port 10809 is taken")
-        process = self.start(self.serve_command("--source", "mem:1M"), ready=lambda: testing.accepts(("127.0.0.1", 10809)))
+        process = self.start(self.serve_command("--source", "mem:1M"),
+                             ready=lambda: testing.accepts(("127.0.0.1", 10809)))
         self.assertTrue({"127.0.0.1:10809"} <= set(self.listening(process.pid)))
         self.assertEqual(self.run_ok("nbdinfo", "--size", "nbd://localhost").stdout.strip(), str(MIB))
 
@@ -113,14 +115,18 @@ class Process(interop.Case):
 
     def test_an_address_in_use_is_one_line(self):
         path, port = self.path("s"), testing.free_port()
-        self.start(self.serve_command("-u", path, "-l", str(port), "--source", "mem:1M"), ready=lambda: testing.accepts(path))
-        self.lbd_fails("serve", "--socket", self.path("c2"), "-u", path, "--source", "mem:1M", names=[path], timeout_s=20)
-        self.lbd_fails("serve", "--socket", self.path("c2"), "-l", str(port), "--source", "mem:1M", names=[str(port)], timeout_s=20)
+        self.start(self.serve_command("-u", path, "-l", str(port), "--source", "mem:1M"),
+                   ready=lambda: testing.accepts(path))
+        self.lbd_fails("serve", "--socket", self.path("c2"), "-u", path, "--source", "mem:1M", names=[path],
+                       timeout_s=20)
+        self.lbd_fails("serve", "--socket", self.path("c2"), "-l", str(port), "--source", "mem:1M",
+                       names=[str(port)], timeout_s=20)
 
     def test_what_is_no_socket_is_not_removed(self):
         path = self.path("precious")
         pathlib.Path(path).write_text("data", encoding="ascii")
-        self.lbd_fails("serve", "--socket", self.path("c2"), "-u", path, "--source", "mem:1M", names=[path], timeout_s=20)
+        self.lbd_fails("serve", "--socket", self.path("c2"), "-u", path, "--source", "mem:1M", names=[path],
+                       timeout_s=20)
         self.assertEqual(pathlib.Path(path).read_text(encoding="ascii"), "data")
 
     def test_one_client_on_standard_input(self):
@@ -170,10 +176,13 @@ class Process(interop.Case):
         env = dict(os.environ, XDG_RUNTIME_DIR=str(self.dir))
         self.start([testing.lbd_binary(), "serve", f"-a{admin1}", f"-l{port1}", "-s", "1G", "-E", one],
                    ready=lambda: testing.accepts(("127.0.0.1", int(port1))), env=env)
-        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 0 1M", "-c", "write -P 1 512M 1M", f"nbd://localhost:{port1}")
-        self.start([testing.lbd_binary(), "serve", f"-a{admin2}", f"-l{port2}", "-s", "1G", "-E", two, "-n", f"localhost:{port1}"],
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 0 1M", "-c", "write -P 1 512M 1M",
+                    f"nbd://localhost:{port1}")
+        self.start([testing.lbd_binary(), "serve", f"-a{admin2}", f"-l{port2}", "-s", "1G", "-E", two, "-n",
+                    f"localhost:{port1}"],
                    ready=lambda: testing.accepts(("127.0.0.1", int(port2))), env=env)
-        self.run_ok("qemu-io", "-f", "raw", "-c", "read -P 1 512M 1M", "-c", "write -P 2 0 64k", "-c", "read -P 2 0 64k",
+        self.run_ok("qemu-io", "-f", "raw", "-c", "read -P 1 512M 1M", "-c", "write -P 2 0 64k", "-c",
+                    "read -P 2 0 64k",
                     "-c", "read -P 1 64k 960k", f"nbd://localhost:{port2}")
         self.run_ok("qemu-io", "-r", "-f", "raw", "-c", "read -P 1 0 1M", f"nbd://localhost:{port1}")
         for admin in (admin2, admin1):

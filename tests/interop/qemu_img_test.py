@@ -28,7 +28,8 @@ class QemuImg(interop.Case):
         server = self.serve("-s", "64M", "-E", top)
         self.run_ok("qemu-img", "convert", "-n", "-m", "8", "-W", "-f", "raw", "-O", "raw", source, server.uri)
         self.run_ok("qemu-img", "compare", "-f", "raw", "-F", "raw", source, server.uri)
-        self.run_ok("qemu-img", "convert", "-m", "8", "-W", "-f", "raw", "-O", "qcow2", server.uri, self.path("out.qcow2"))
+        self.run_ok("qemu-img", "convert", "-m", "8", "-W", "-f", "raw", "-O", "qcow2", server.uri,
+                    self.path("out.qcow2"))
         self.assert_same_content(self.path("out.qcow2"), source, "qcow2")
         self.assertEqual(server.stop(), 0)
         self.assert_clean(top)

@@ -106,7 +106,8 @@ def parse_arguments():
     parser.add_argument("--stack", default="memory", choices=servers.LBD_STACKS, help="layers for lbd")
     parser.add_argument("--read-only-uri", help="with a URI: the same kind of server, read-only")
     parser.add_argument("--pid", type=int, help="with a URI: the server's process, for the memory rules")
-    parser.add_argument("--wait-limit", type=float, default=15, help="seconds that a handshake may stay idle and that a shutdown may take")
+    parser.add_argument("--wait-limit", type=float, default=15,
+                        help="seconds that a handshake may stay idle and that a shutdown may take")
     parser.add_argument("--only", default="*", help="run only the rules whose names match this pattern")
     parser.add_argument("--list", action="store_true", help="print the rules and stop")
     return parser.parse_args()
