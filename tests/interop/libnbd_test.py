@@ -2,6 +2,7 @@
 """Scenarios of our own on libnbd's API: many requests in flight, several connections, a plain model beside."""
 
 import json
+import random
 
 import interop
 import testing
@@ -76,6 +77,42 @@ class Libnbd(interop.Case):
         lower = self.serve("-r", "-f", base)
         self.check_stack("-E", self.path("top.qcow2"), "-n", lower.uri, base=interop.read_file(base))
         self.assertEqual(lower.stop(), 0)
+
+    def neighbours(self, unit, *layers, base):
+        """Four connections write every fourth piece of the same clusters at once: no piece may be lost to another."""
+        server = self.serve(*layers)
+        handles = [connect(server.uri) for _ in range(4)]
+        expected = bytearray(base)
+        for turn in range(3):
+            rng = random.Random(turn)
+            pieces = rng.sample(range(2 * MIB // unit), min(2000, 2 * MIB // unit))
+            for piece in pieces:
+                data = rng.randbytes(unit)
+                expected[piece * unit:(piece + 1) * unit] = data
+                h = handles[piece % 4]
+                while h.aio_in_flight() > 60:
+                    h.poll(-1)
+                h.aio_pwrite(self.nbd.Buffer.from_bytearray(bytearray(data)), piece * unit, completion=lambda error: 1)
+            for h in handles:
+                while h.aio_in_flight():
+                    h.poll(-1)
+            self.assertTrue(bytes(handles[turn].pread(2 * MIB, 0)) == expected[:2 * MIB], f"turn {turn}: a neighbour was lost")
+        for h in handles:
+            h.shutdown()
+        self.assertEqual(server.stop(), 0)
+        return bytes(expected)
+
+    def test_neighbouring_pieces_of_clusters(self):
+        base = self.data_file("base.img", 4 * MIB, holes=False)
+        content = interop.read_file(base)
+        for unit in (512, 2048, 3 * 512, 1, 700):
+            top = self.path(f"top{unit}.qcow2")
+            expected = self.neighbours(unit, "-E", top, "-f", base, base=content)
+            self.assert_clean(top)
+            self.run_ok("qemu-img", "convert", "-f", "qcow2", "-O", "raw", top, self.path("by-qemu.raw"))
+            self.assertTrue(interop.read_file(self.path("by-qemu.raw")) == expected, f"unit {unit}: QEMU reads other bytes")
+        direct = self.data_file("direct.img", 4 * MIB, holes=False)
+        self.neighbours(700, "--source", f"file:{direct}?direct=1", base=interop.read_file(direct))
 
     def test_kill_loses_nothing_that_was_flushed(self):
         top = self.path("top.qcow2")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Clients that stall, lie, flood or vanish must cost the others nothing; shutdown answers what is in flight."""
 
+import os
 import random
 import signal
 import socket
@@ -147,6 +148,37 @@ def rule_31_vanishing_clients_hurt_nobody(t):
             pass
         c.reset() if turn % 3 else c.close()
     others_are_served(t)
+
+
+def open_files(server):
+    return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+
+def rule_31_gone_connections_leave_nothing_behind(t):
+    with MemoryWatch(t.server) as memory:
+        def visit(turn):
+            c = nbd.Client(t.server.address)
+            if turn % 5:
+                c.greet()
+            if turn % 5 > 1:
+                c.structured_reply()
+            if turn % 5 > 2:
+                c.go(t.name)
+                payload = bytes(65536 if turn % 5 == 4 else 1000)
+                c.send(nbd.request(nbd.CMD_READ, 0, 65536, 0, 1) + nbd.request(nbd.CMD_WRITE, 0, 65536, 0, 2, payload))
+            c.disconnect() if turn % 5 == 4 else c.close()
+
+        for turn in range(50):
+            visit(turn)
+        time.sleep(0.5)
+        before = open_files(t.server)
+        for turn in range(500):
+            visit(turn)
+        limit = time.monotonic() + 5
+        while open_files(t.server) > before and time.monotonic() < limit:
+            time.sleep(0.05)
+        check(open_files(t.server) <= before, f"{open_files(t.server) - before} files left open by 500 clients")
+    memory.check(64 * MIB)
 
 
 def rule_32_half_a_request_leaves_no_trace(t):
