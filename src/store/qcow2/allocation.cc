@@ -46,7 +46,14 @@ task<result<uint64_t>> change_file::allocate_cluster() {
   }
   areas_.set_file_bytes(std::max(areas_.file_bytes(), offset + g_.cluster_size()));
   used_bytes_ += g_.cluster_size();
+  fresh_.push_back(offset);
   co_return offset;
+}
+
+// By the device, which knows then that there is something to sync.
+task<result<void>> change_file::write_at(uint64_t offset, base::bytes_view bytes) {
+  const iovec v{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  co_return co_await io_.write(offset, segments(&v, 1), {});
 }
 
 // A table of our own for an L1 entry: empty, or a copy of one that a snapshot shares. It is written
@@ -55,7 +62,7 @@ task<result<void>> change_file::new_l2_table(uint64_t l1_index, uint64_t copy_of
   std::vector<std::byte> bytes(g_.cluster_size());
   if (copy_of != 0) CO_CHECK(co_await file_.read_all(copy_of, bytes));
   CO_TRY(const uint64_t offset, co_await allocate_cluster());
-  auto written = co_await file_.write_all(offset, bytes);
+  auto written = co_await write_at(offset, bytes);
   if (!written) {
     dropped_.push_back(g_.cluster_index(offset));
     co_return written.error();
@@ -95,7 +102,7 @@ task<result<cluster_mapping>> change_file::make_own(uint64_t offset, cluster_map
     CO_CHECK(co_await read_cluster(m, content.span()));
     CO_TRY(own.host_offset, co_await allocate_cluster());
     own.copied = true;
-    auto written = co_await file_.write_all(own.host_offset, content.span());
+    auto written = co_await write_at(own.host_offset, content.span());
     if (!written) {
       dropped_.push_back(g_.cluster_index(own.host_offset));
       co_return written.error();

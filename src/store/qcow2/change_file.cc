@@ -28,7 +28,7 @@ uint64_t cache_bytes(const change_file_options& options) {
 
 change_file::change_file(std::unique_ptr<rt::file> file, qcow2::header h,
                          change_file_options options)
-    : io_(std::move(file), block::file_device::size_rule::growing),
+    : io_(std::move(file)),
       file_(io_.file()),
       header_(std::move(h)),
       g_(header_.shape()),

@@ -12,8 +12,9 @@
 // perhaps
 //            some of what was written since. Clusters may be leaked, never shared or lost.
 // Failure    After a failed fdatasync (or a metadata write that failed for another reason than
-//            missing space) nothing more is promised: every later flush and allocation fails, reads
-//            go on. Missing space fails the one call, and later ones may succeed.
+//            missing space) nothing more is promised: every later flush and allocation fails; reads
+//            go on, except of clusters that were new since the last flush. Missing space fails the
+//            one call, and later ones may succeed.
 // Threads    One home reactor, the one that opened it. read(), locate(), extents() and flush() may
 // be
 //            called on any reactor (others than home pay a hop); everything else at home.
@@ -31,12 +32,12 @@
 #include <string>
 #include <vector>
 
-#include "block/file_device.h"
 #include "block/layer.h"
 #include "format/qcow2/header.h"
 #include "format/qcow2/l2_entry.h"
 #include "rt/file.h"
 #include "rt/sync.h"
+#include "store/qcow2/image_device.h"
 #include "store/qcow2/refcounts.h"
 #include "store/qcow2/table_cache.h"
 #include "store/qcow2/visits.h"
@@ -161,6 +162,7 @@ class change_file final : public block::change_layer {
 
   // allocation.cc: changing the map.
   rt::task<base::result<uint64_t>> allocate_cluster();
+  rt::task<base::result<void>> write_at(uint64_t offset, base::bytes_view bytes);
   rt::task<base::result<qcow2::cluster_mapping>> make_own(uint64_t offset,
                                                           qcow2::cluster_mapping m);
   rt::task<base::result<void>> zero_cluster(uint64_t offset, uint64_t length, bool keep_space);
@@ -183,7 +185,7 @@ class change_file final : public block::change_layer {
   rt::task<void> commit_in_background();
   void commit_if_much();
 
-  block::file_device io_;
+  image_device io_;
   rt::file& file_;
   qcow2::header header_;
   const qcow2::geometry g_;
@@ -199,6 +201,8 @@ class change_file final : public block::change_layer {
   refcount_store refcounts_;
   std::map<uint64_t, pending_cluster> pending_;  // by guest cluster
   std::vector<uint64_t> dropped_;                // host clusters, one reference each
+  // Offsets of clusters handed out since the last commit that succeeded, and by the one under way.
+  std::vector<uint64_t> fresh_, committing_fresh_;
   std::atomic<uint64_t> used_bytes_{0};
   std::atomic<bool> corruption_told_{false};
 

@@ -178,7 +178,12 @@ TEST_F(change_file_test, zeroing_gives_space_back_and_it_is_used_again) {
   EXPECT_EQ(wait(image_->locate(0, 1 << 20))->kind, placement_kind::zero);
   ASSERT_TRUE(wait(image_->set_zero(1 << 20, 1 << 16, true)));
   ASSERT_EQ(flush(), errc::ok);
-  ASSERT_EQ(flush(), errc::ok);
+  // Clusters come back beside other requests.
+  auto nap = []() -> rt::task<bool> {
+    co_await rt::sleep_for(std::chrono::milliseconds(1));
+    co_return true;
+  };
+  for (int i = 0; i < 5000 && image_->allocated_bytes() == before; ++i) wait(nap());
   EXPECT_EQ(image_->allocated_bytes(), before - (1 << 20));
   const auto size = std::filesystem::file_size(path("x.qcow2"));
   ASSERT_EQ(write(3 << 20, test_bytes(1 << 20, std::byte{8})), errc::ok);

@@ -44,15 +44,20 @@ change_file::commit_list change_file::take_changes() {
     c.l1.push_back(std::move(change));
   }
   c.dropped = std::exchange(dropped_, {});
+  committing_fresh_ = std::exchange(fresh_, {});
   return c;
 }
 
 task<result<void>> change_file::write_changes(const std::vector<file_change>& changes) {
   for (size_t done = 0; done < changes.size();) {
     const size_t end = std::min(changes.size(), done + writes_at_once);
+    std::vector<iovec> parts;
     std::vector<task<result<void>>> writes;
+    parts.reserve(writes_at_once);
     for (; done < end; ++done) {
-      writes.push_back(file_.write_all(changes[done].offset, changes[done].bytes));
+      const file_change& c = changes[done];
+      parts.push_back({const_cast<std::byte*>(c.bytes.data()), c.bytes.size()});
+      writes.push_back(io_.write(c.offset, rt::segments(&parts.back(), 1), {}));
     }
     const std::vector<result<void>> results = co_await rt::when_all(std::move(writes));
     result<void> worst;
@@ -66,18 +71,16 @@ task<result<void>> change_file::write_changes(const std::vector<file_change>& ch
   co_return result<void>{};
 }
 
+// Nothing written since the last one: no sync.
 task<result<void>> change_file::sync() {
-  auto synced = co_await file_.sync_data();
-  if (synced && io_.sync_failed()) synced = io_error{errc::io};
-  if (synced) co_return result<void>{};
+  auto synced = co_await io_.flush({});
   // The kernel may have dropped what it could not write: no later success means anything.
-  if (!failed_) {
+  if (!synced && !failed_) {
     failed_ = synced.error();
-    base::log_error("qcow2", path() +
-                                 ": fdatasync failed: " + base::to_string(synced.error().code) +
-                                 "; nothing written since the last flush is safe");
+    fresh_.insert(fresh_.end(), committing_fresh_.begin(), committing_fresh_.end());
+    io_.lose(std::move(fresh_), g_.cluster_size());
   }
-  co_return synced.error();
+  co_return synced;
 }
 
 task<result<void>> change_file::write_commit(commit_list& c) {
@@ -156,6 +159,7 @@ task<result<void>> change_file::run_commit() {
       rt::spawn(give_back_in_background());
     }
   } else {
+    fresh_.insert(fresh_.end(), committing_fresh_.begin(), committing_fresh_.end());
     for (const file_change& change : c.l1) {
       dirty_l1_.insert((change.offset - header_.l1_offset) / 8);
     }
