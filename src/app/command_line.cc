@@ -44,7 +44,8 @@ void add_layer_options(CLI::App& to) {
             "Change file: holds only what was written (qcow2); made if missing", layers_text);
   add_value(to, "-f,--flat", "FILE", "Flat file or block device", layers_text);
   add_value(to, "-n,--nbd", "HOST:PORT|URI",
-            "Another NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH", layers_text);
+            "Another NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH",
+            layers_text);
   add_value(to, "--source", "URI",
             "Any source: mem:1G, null:10T, file:PATH, qcow2:PATH (an existing image, read-only), "
             "nbd://...",
@@ -73,9 +74,10 @@ void add_serve(CLI::App& app) {
       ->expected(0, 1);
   add_stack_options(to);
   add_switch(to, "-r,--read-only", "Refuse writes");
-  add_value(to, "--name", "EXPORT",
-            "Name of the export. Given several times, each begins another export: the layers, -s and "
-            "-r after it are its own");
+  add_value(
+      to, "--name", "EXPORT",
+      "Name of the export. Given several times, each begins another export: the layers, -s and "
+      "-r after it are its own");
   add_value(to, "--cluster-size", "SIZE",
             "Cluster size of change files that are made (16K to 2M, default 64K)");
   add_value(to, "--socket", "PATH",
@@ -127,8 +129,9 @@ std::unique_ptr<CLI::App> make_app() {
   add_offline_commands(*app);
   CLI::App& completion = *app->add_subcommand("completion", "Print a completion script");
   add_value(completion, "SHELL", "", "bash", "Positionals")->required();
-  app->footer("lbd COMMAND --help tells the options of a command. Exit status: 0 done, 1 failed, 2 "
-              "wrong usage.");
+  app->footer(
+      "lbd COMMAND --help tells the options of a command. Exit status: 0 done, 1 failed, 2 "
+      "wrong usage.");
   return app;
 }
 
@@ -228,10 +231,12 @@ outcome<std::vector<ctl::stack_spec>> read_stacks(const reader& from) {
       stacks.back().name = o.value;
       continue;
     }
-    const bool of_stack = layer_option_of(o.option) || o.option == "size" || o.option == "read-only";
+    const bool of_stack =
+        layer_option_of(o.option) || o.option == "size" || o.option == "read-only";
     if (of_stack && stacks.empty())
-      return from.wrong_value(o.option, "stands before the first of several --name: put it after "
-                                        "the --name of its export");
+      return from.wrong_value(o.option,
+                              "stands before the first of several --name: put it after "
+                              "the --name of its export");
     if (of_stack) CHECK(take_stack_option(from, o, stacks.back()));
   }
   for (const auto& s : stacks)
@@ -277,8 +282,8 @@ outcome<ctl::runtime_choice> read_runtime(const reader& from) {
 outcome<base::log_level> read_log_level(const reader& from) {
   TRY(const std::string text, from.once("log-level"));
   static const std::map<std::string, base::log_level> levels = {
-      {"", base::log_level::warn},      {"debug", base::log_level::debug},
-      {"info", base::log_level::info},  {"warn", base::log_level::warn},
+      {"", base::log_level::warn},       {"debug", base::log_level::debug},
+      {"info", base::log_level::info},   {"warn", base::log_level::warn},
       {"error", base::log_level::error}, {"off", base::log_level::off}};
   const auto found = levels.find(text);
   if (found == levels.end())
@@ -341,7 +346,8 @@ outcome<ctl::command> read_commit(const reader& from) {
   ctl::commit_command out;
   TRY(out.stack, read_stack(from));
   if (out.stack.layers.size() < 2)
-    return from.wrong("needs two layers: the one to merge and the one below it, as in -E top -f base");
+    return from.wrong(
+        "needs two layers: the one to merge and the one below it, as in -E top -f base");
   out.remove = from.has("remove");
   return ctl::command(std::move(out));
 }
@@ -389,6 +395,11 @@ failure explain(const CLI::App& app, const std::vector<std::string>& words,
     return usage(command, "'" + word + "' stands alone: every layer needs its option, as in -E " +
                               word + " or -f " + word);
   }
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&e) != nullptr) {
+    // "--unix: 1 required SOCKET missing"
+    const std::string text = e.what();
+    return usage(command, text.substr(0, text.find(':')) + " needs a value");
+  }
   return usage(command, e.what());
 }
 
@@ -401,8 +412,9 @@ outcome<ctl::command> parse_command_line(const std::vector<std::string>& words) 
     app->parse(std::vector<std::string>(words.rbegin(), words.rend()));
   } catch (const CLI::CallForHelp&) {
     const std::string command = command_word(*app, words);
-    const CLI::App& shown_app = command.empty() ? *app : *app->get_subcommand(command);
-    return ctl::command(ctl::print_command{shown_app.help()});
+    const std::string text =
+        command.empty() ? app->help() : app->get_subcommand(command)->help("lbd");
+    return ctl::command(ctl::print_command{text});
   } catch (const CLI::CallForVersion& e) {
     return ctl::command(ctl::print_command{std::string(e.what()) + "\n"});
   } catch (const CLI::ParseError& e) {

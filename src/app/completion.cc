@@ -52,10 +52,13 @@ std::string bash_completion() {
          "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
          "  COMPREPLY=()\n"
          "  if ((COMP_CWORD == 1)); then\n"
-         "    COMPREPLY=($(compgen -W '" + names + "--help --version' -- \"$word\"))\n"
+         "    COMPREPLY=($(compgen -W '" +
+         names +
+         "--help --version' -- \"$word\"))\n"
          "    return\n"
          "  fi\n"
-         "  case ${COMP_WORDS[1]} in\n" + cases +
+         "  case ${COMP_WORDS[1]} in\n" +
+         cases +
          "  esac\n"
          "}\n"
          "complete -o filenames -F _lbd lbd\n";

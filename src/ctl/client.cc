@@ -91,8 +91,8 @@ rt::task<answer> exchange_lines(exchange& e) {
 
 }  // namespace
 
-answer call_server(const client_target& to, const std::string& method,
-                   const nlohmann::json& params, after_answer then, uint64_t limit_ms) {
+answer call_server(const client_target& to, const std::string& method, const nlohmann::json& params,
+                   after_answer then, uint64_t limit_ms) {
   TRY(std::string path, find_socket(to.socket));
   rt::runtime_options options;
   options.reactors = 1;

@@ -51,13 +51,13 @@ struct runtime_choice {
 };
 
 struct serve_command {
-  std::vector<uri::endpoint> listen;            // TCP
-  std::vector<std::string> unix_sockets;   // paths
-  std::optional<uri::endpoint> admin;           // the text protocol
-  std::string control_socket;              // empty: LBD_SOCKET or the default place
+  std::vector<uri::endpoint> listen;      // TCP
+  std::vector<std::string> unix_sockets;  // paths
+  std::optional<uri::endpoint> admin;     // the text protocol
+  std::string control_socket;             // empty: LBD_SOCKET or the default place
   std::string pid_file;
-  bool standard_input = false;             // serve one client on descriptor 0
-  std::vector<stack_spec> devices;         // at least one
+  bool standard_input = false;      // serve one client on descriptor 0
+  std::vector<stack_spec> devices;  // at least one
   change_file_options change_files;
   runtime_choice runtime;
   base::log_level log_level = base::log_level::warn;
@@ -102,9 +102,9 @@ struct print_command {
   std::string text;
 };
 
-using command = std::variant<serve_command, ping_command, info_command, shutdown_command,
-                             add_layer_command, commit_command, flatten_command, map_command,
-                             print_command>;
+using command =
+    std::variant<serve_command, ping_command, info_command, shutdown_command, add_layer_command,
+                 commit_command, flatten_command, map_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

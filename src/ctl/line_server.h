@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Listens on a socket for a protocol of lines: one request a line, answered in order. Everything runs
-// on the reactor that made the server.
+// Listens on a socket for a protocol of lines: one request a line, answered in order. Everything
+// runs on the reactor that made the server.
 #pragma once
 
 #include <functional>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a server can be asked to do while it runs, and the two protocols that ask: JSON-RPC 2.0 on a Unix
-// socket (docs/management.md) and the text protocol on TCP (wire/text). Reactor 0 only.
+// What a server can be asked to do while it runs, and the two protocols that ask: JSON-RPC 2.0 on a
+// Unix socket (docs/management.md) and the text protocol on TCP (wire/text). Reactor 0 only.
 #pragma once
 
 #include <string>
@@ -17,8 +17,8 @@ class management {
   virtual ~management() = default;
 
   virtual server_report report() = 0;
-  // Makes a new change file the topmost layer. An empty device name means the only one. Errors: noent
-  // (no such device), inval, and what making the file gives.
+  // Makes a new change file the topmost layer. An empty device name means the only one. Errors:
+  // noent (no such device), inval, and what making the file gives.
   virtual rt::task<base::outcome<void>> add_layer(std::string device, std::string file) = 0;
   // Begins a graceful end; returns at once.
   virtual void shutdown() = 0;

@@ -61,8 +61,8 @@ base::outcome<std::unique_ptr<stop_signals>> stop_signals::make() {
   ::signal(SIGPIPE, SIG_IGN);
   const int fd = ::signalfd(-1, &both, SFD_CLOEXEC | SFD_NONBLOCK);
   if (fd < 0 || ::sigprocmask(SIG_BLOCK, &both, nullptr) != 0)
-    return failure{static_cast<errc>(errno), "cannot watch for signals: " +
-                                                 base::to_string(static_cast<errc>(errno))};
+    return failure{static_cast<errc>(errno),
+                   "cannot watch for signals: " + base::to_string(static_cast<errc>(errno))};
   return std::unique_ptr<stop_signals>(new stop_signals(fd));
 }
 
@@ -118,10 +118,12 @@ base::outcome<std::vector<rt::socket>> inherited_listeners() {
 
 base::outcome<rt::socket> standard_input_socket() {
   if (!is_socket(STDIN_FILENO, false))
-    return failure{errc::inval, "--stdin: standard input is no connected stream socket (start it "
-                                "from inetd, or leave --stdin out)"};
+    return failure{errc::inval,
+                   "--stdin: standard input is no connected stream socket (start it "
+                   "from inetd, or leave --stdin out)"};
   rt::socket out(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
-  struct stat in {}, err {};
+  struct stat in {
+  }, err{};
   const bool same = ::fstat(STDIN_FILENO, &in) == 0 && ::fstat(STDERR_FILENO, &err) == 0 &&
                     in.st_dev == err.st_dev && in.st_ino == err.st_ino;
   const int nothing = ::open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -142,8 +144,8 @@ pid_file::~pid_file() {
 base::outcome<void> pid_file::write(const std::string& path) {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   const std::string text = std::to_string(::getpid()) + "\n";
-  const bool written = fd >= 0 && ::write(fd, text.data(), text.size()) ==
-                                      static_cast<ssize_t>(text.size());
+  const bool written =
+      fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
   const auto code = static_cast<errc>(errno);
   if (fd >= 0) ::close(fd);
   if (!written)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a server has to do with its process: signals that stop it, the service manager, sockets that were
-// opened before it started, its pid file.
+// What a server has to do with its process: signals that stop it, the service manager, sockets that
+// were opened before it started, its pid file.
 #pragma once
 
 #include <string>
@@ -12,7 +12,8 @@
 
 namespace lbd::ctl {
 
-// SIGTERM and SIGINT as an event. Make it before the process has other threads: it blocks the signals.
+// SIGTERM and SIGINT as an event. Make it before the process has other threads: it blocks the
+// signals.
 class stop_signals {
  public:
   static base::outcome<std::unique_ptr<stop_signals>> make();
@@ -34,8 +35,8 @@ class stop_signals {
 // Tells the service manager (NOTIFY_SOCKET), if there is one: "READY=1", "STOPPING=1".
 void notify_service_manager(const std::string& state);
 
-// The listening sockets that a service manager hands over (LISTEN_PID, LISTEN_FDS). Errors: inval, when
-// one of them is no listening stream socket.
+// The listening sockets that a service manager hands over (LISTEN_PID, LISTEN_FDS). Errors: inval,
+// when one of them is no listening stream socket.
 base::outcome<std::vector<rt::socket>> inherited_listeners();
 
 // Standard input as a connected socket; standard error is kept away from the client. Errors: inval.

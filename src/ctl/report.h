@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a server tells about itself: a snapshot as plain values, and its three forms (text for people,
-// JSON, and the lines of the text protocol).
+// What a server tells about itself: a snapshot as plain values, and its three forms (text for
+// people, JSON, and the lines of the text protocol).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct operation_report {
   std::vector<uint64_t> latency;
   friend bool operator==(const operation_report&, const operation_report&) = default;
 };
-// The latency below which the part (0..1) of the requests lies, rounded up to a power of two; 0: none.
+// The latency below which the part (0..1) of the requests lies, rounded up to a power of two; 0:
+// none.
 uint64_t percentile_ns(const std::vector<uint64_t>& latency, double part);
 
 struct layer_report {

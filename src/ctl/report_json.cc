@@ -109,10 +109,10 @@ device_report device_from(const json& j) {
 json to_json(const server_report& r) {
   json devices = json::array();
   for (const device_report& d : r.devices) devices.push_back(device_json(d));
-  return {{"version", r.version},   {"pid", r.pid},
-          {"uptime_ms", r.uptime_ms}, {"io", r.io},
-          {"reactors", r.reactors}, {"addresses", r.addresses},
-          {"accepted", r.accepted}, {"refused", r.refused},
+  return {{"version", r.version},         {"pid", r.pid},
+          {"uptime_ms", r.uptime_ms},     {"io", r.io},
+          {"reactors", r.reactors},       {"addresses", r.addresses},
+          {"accepted", r.accepted},       {"refused", r.refused},
           {"devices", std::move(devices)}};
 }
 

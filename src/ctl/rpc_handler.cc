@@ -53,10 +53,10 @@ rt::task<line_reply> rpc_handler::handle(std::string line) {
   if (request->method == "add_layer") {
     auto wanted = parse_add_layer(params);
     if (!wanted)
-      co_return reply_to(id, jsonrpc::build_error(id, jsonrpc::invalid_params,
-                                                  wanted.error().message));
-    const auto added = co_await management_.add_layer(std::move(wanted->device),
-                                                      std::move(wanted->file));
+      co_return reply_to(id,
+                         jsonrpc::build_error(id, jsonrpc::invalid_params, wanted.error().message));
+    const auto added =
+        co_await management_.add_layer(std::move(wanted->device), std::move(wanted->file));
     if (!added) co_return reply_to(id, jsonrpc::build_failure(id, added.error()));
     co_return reply_to(id, jsonrpc::build_result(id, true));
   }
@@ -69,9 +69,10 @@ rt::task<line_reply> rpc_handler::handle(std::string line) {
     co_return reply_to(id, jsonrpc::build_result(id, true));
   }
   if (request->method == "ping") co_return reply_to(id, jsonrpc::build_result(id, true));
-  co_return reply_to(id, jsonrpc::build_error(id, jsonrpc::method_not_found,
-                                              "unknown method '" + request->method +
-                                                  "': ping, info, shutdown and add_layer are known"));
+  co_return reply_to(id,
+                     jsonrpc::build_error(id, jsonrpc::method_not_found,
+                                          "unknown method '" + request->method +
+                                              "': ping, info, shutdown and add_layer are known"));
 }
 
 std::string rpc_handler::too_long() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/client_commands.h"
 #include "ctl/commands.h"
+#include "ctl/offline.h"
 #include "ctl/say.h"
 #include "ctl/serve.h"
 
@@ -13,9 +14,9 @@ struct runner {
   int operator()(const info_command& c) const { return run_info(c); }
   int operator()(const shutdown_command& c) const { return run_shutdown(c); }
   int operator()(const add_layer_command& c) const { return run_add_layer(c); }
-  int operator()(const commit_command&) const { return fail("commit", {}); }
-  int operator()(const flatten_command&) const { return fail("flatten", {}); }
-  int operator()(const map_command&) const { return fail("map", {}); }
+  int operator()(const commit_command& c) const { return run_commit(c); }
+  int operator()(const flatten_command& c) const { return run_flatten(c); }
+  int operator()(const map_command& c) const { return run_map(c); }
   int operator()(const print_command& c) const { return print(c.text) ? exit_ok : exit_failed; }
 };
 

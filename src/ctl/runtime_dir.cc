@@ -41,7 +41,8 @@ bool owner_is_gone(const std::string& socket_name) {
 }  // namespace
 
 runtime_environment current_environment() {
-  return {from_environment("LBD_RUNTIME_DIR"), from_environment("XDG_RUNTIME_DIR"), ::geteuid()};
+  return {from_environment("LBD_RUNTIME_DIR"), from_environment("XDG_RUNTIME_DIR"), ::geteuid(),
+          from_environment("LBD_SOCKET")};
 }
 
 std::string runtime_dir(const runtime_environment& env) {
@@ -102,8 +103,9 @@ std::vector<std::string> living_sockets(const std::string& dir,
 
 base::outcome<std::string> find_socket(const std::string& given) {
   if (!given.empty()) return given;
-  if (std::string set = from_environment("LBD_SOCKET"); !set.empty()) return set;
-  const std::string dir = runtime_dir(current_environment());
+  const runtime_environment env = current_environment();
+  if (!env.socket.empty()) return env.socket;
+  const std::string dir = runtime_dir(env);
   const std::vector<std::string> found = living_sockets(dir, socket_lives);
   if (found.size() == 1) return found.front();
   if (found.empty())

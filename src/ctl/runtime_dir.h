@@ -17,11 +17,12 @@ struct runtime_environment {
   std::string override_dir;     // LBD_RUNTIME_DIR
   std::string xdg_runtime_dir;  // XDG_RUNTIME_DIR
   uid_t uid = 0;
+  std::string socket{};  // LBD_SOCKET
 };
 runtime_environment current_environment();
 
-// LBD_RUNTIME_DIR if set; for root /run/lbd; otherwise $XDG_RUNTIME_DIR/lbd, or /tmp/lbd-UID where that
-// is not set.
+// LBD_RUNTIME_DIR if set; for root /run/lbd; otherwise $XDG_RUNTIME_DIR/lbd, or /tmp/lbd-UID where
+// that is not set.
 std::string runtime_dir(const runtime_environment& env);
 
 // Makes the folder if it is missing (mode 0700) and checks that it is the user's own and nobody

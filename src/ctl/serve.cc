@@ -3,7 +3,8 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
+#include <filesystem>
+#include <functional>
 
 #include "base/log.h"
 #include "ctl/management.h"
@@ -22,6 +23,11 @@ using base::outcome;
 
 const uri::endpoint default_endpoint{"localhost", 10809};
 
+failure at_option(const std::string& option, const failure& why) {
+  const char* remedy = why.code == errc::noent ? " (make the folder first)" : "";
+  return failure{why.code, option + ": " + why.message + remedy};
+}
+
 // One server: its stacks, the NBD server, the management listeners.
 class serving final : public management {
  public:
@@ -30,9 +36,11 @@ class serving final : public management {
         what_(what),
         signals_(signals),
         nbd_(runtime),
-        started_ns_(rt::reactor::current().now_ns()) {}
+        started_ns_(rt::reactor::current().now_ns()),
+        patience_end_ns_(started_ns_ + patience_ns) {}
 
-  // Opens and listens, serves until asked to stop, closes everything. The first failure is returned.
+  // Opens and listens, serves until asked to stop, closes everything. The first failure is
+  // returned.
   rt::task<outcome<void>> run();
 
   server_report report() override;
@@ -42,10 +50,14 @@ class serving final : public management {
  private:
   rt::task<outcome<void>> open();
   outcome<void> add_export(served_stack& stack);
-  outcome<void> listen_to_clients();
-  outcome<void> listen_tcp(const uri::endpoint& at);
-  outcome<void> listen_unix(const std::string& path);
-  outcome<void> listen_to_managers();
+  using listen_function = std::function<outcome<void>(const rt::socket_address&)>;
+  rt::task<outcome<void>> patiently(std::function<outcome<void>()> attempt);
+  // `option` is named in errors.
+  rt::task<outcome<void>> listen_tcp(std::string option, uri::endpoint at, listen_function listen);
+  rt::task<outcome<void>> listen_unix(std::string option, std::string path, listen_function listen);
+  rt::task<outcome<void>> listen_to_clients();
+  rt::task<outcome<void>> listen_to_managers();
+  rt::task<outcome<void>> open_stacks();
   outcome<std::string> control_path() const;
   rt::task<void> wait_for_signal();
   rt::task<void> wait_for_last_client();
@@ -57,7 +69,8 @@ class serving final : public management {
   const serve_command& what_;
   stop_signals& signals_;
   nbd_server::server nbd_;
-  const uint64_t started_ns_;
+  static constexpr uint64_t patience_ns = 1'000'000'000;
+  const uint64_t started_ns_, patience_end_ns_;
   std::vector<std::unique_ptr<served_stack>> stacks_;
   rpc_handler rpc_{*this};
   text_handler text_{*this};
@@ -85,15 +98,27 @@ rt::task<outcome<void>> serving::run() {
   co_return first;
 }
 
-rt::task<outcome<void>> serving::open() {
-  for (const stack_spec& spec : what_.devices) {
-    auto opened = co_await served_stack::open(runtime_, spec, what_.change_files);
+rt::task<outcome<void>> serving::open_stacks() {
+  using namespace std::chrono_literals;
+  for (size_t i = 0; i < what_.devices.size();) {
+    auto opened = co_await served_stack::open(runtime_, what_.devices[i], what_.change_files);
+    const bool locked = !opened && opened.error().code == errc::busy;
+    if (locked && rt::reactor::current().now_ns() < patience_end_ns_) {
+      co_await rt::sleep_for(20ms);
+      continue;
+    }
     if (!opened) co_return opened.error();
     stacks_.push_back(*std::move(opened));
     CO_CHECK(add_export(*stacks_.back()));
+    ++i;
   }
-  CO_CHECK(listen_to_managers());
-  CO_CHECK(listen_to_clients());
+  co_return outcome<void>{};
+}
+
+rt::task<outcome<void>> serving::open() {
+  CO_CHECK(co_await open_stacks());
+  CO_CHECK(co_await listen_to_managers());
+  CO_CHECK(co_await listen_to_clients());
   if (!what_.pid_file.empty()) CO_CHECK(pid_file_.write(what_.pid_file));
   co_return outcome<void>{};
 }
@@ -106,79 +131,98 @@ outcome<void> serving::add_export(served_stack& stack) {
   return nbd_.add_export(std::move(options));
 }
 
-outcome<void> serving::listen_tcp(const uri::endpoint& at) {
-  TRY(const auto addresses,
-      rt::socket_address::resolve(at.host, std::to_string(at.port), true));
-  // A name may mean several addresses ("localhost": IPv4 and IPv6); one that works is enough where the
-  // host lacks the other's protocol.
-  failure last{errc::noent, "no address for " + uri::to_text(at)};
+// Tries again while an address is taken or an image locked: a server that has just died gives its
+// sockets and locks back a moment later than its process id.
+rt::task<outcome<void>> serving::patiently(std::function<outcome<void>()> attempt) {
+  using namespace std::chrono_literals;
+  while (true) {
+    outcome<void> done = attempt();
+    const bool taken = !done && done.error().code == static_cast<errc>(EADDRINUSE);
+    if (!taken || rt::reactor::current().now_ns() > patience_end_ns_) co_return done;
+    co_await rt::sleep_for(20ms);
+  }
+}
+
+// A name may mean several addresses ("localhost": IPv4 and IPv6); one that works is enough where
+// the host lacks the other's protocol, but none may be taken.
+rt::task<outcome<void>> serving::listen_tcp(std::string option, uri::endpoint at,
+                                            listen_function listen) {
+  CO_TRY(const auto addresses, rt::socket_address::resolve(at.host, std::to_string(at.port), true));
+  outcome<void> answer = failure{errc::noent, "no address for " + uri::to_text(at)};
   bool any = false;
   for (const rt::socket_address& address : addresses) {
-    const auto bound = nbd_.listen(address);
-    if (bound) {
-      any = true;
-      continue;
+    const std::function<outcome<void>()> attempt = [&listen, &address] { return listen(address); };
+    answer = co_await patiently(attempt);
+    any = any || answer;
+    if (!answer && answer.error().code == static_cast<errc>(EADDRINUSE)) {
+      any = false;
+      break;
     }
-    last = bound.error();
-    if (last.code == errc::busy || last.code == static_cast<errc>(EADDRINUSE)) return last;
   }
-  if (!any) return last;
-  uris_.push_back("nbd://" + uri::to_text(at) + "/");
-  return {};
+  if (any) co_return outcome<void>{};
+  co_return at_option(option, answer.error());
 }
 
-outcome<void> serving::listen_unix(const std::string& path) {
-  TRY(const auto address, rt::socket_address::unix_path(path));
-  CHECK(nbd_.listen(address));
-  uri::nbd_source shown;
-  shown.socket_path = path;
-  uris_.push_back(uri::to_text(shown));
-  return {};
+rt::task<outcome<void>> serving::listen_unix(std::string option, std::string path,
+                                             listen_function listen) {
+  const auto address = rt::socket_address::unix_path(path);
+  if (!address) co_return at_option(option, address.error());
+  const std::function<outcome<void>()> attempt = [&listen, &address] { return listen(*address); };
+  const outcome<void> done = co_await patiently(attempt);
+  if (done) co_return done;
+  co_return at_option(option, done.error());
 }
 
-outcome<void> serving::listen_to_clients() {
+rt::task<outcome<void>> serving::listen_to_clients() {
   if (what_.standard_input) {
-    TRY(rt::socket client, standard_input_socket());
+    CO_TRY(rt::socket client, standard_input_socket());
     nbd_.adopt_connection(std::move(client));
-    return {};
+    co_return outcome<void>{};
   }
-  TRY(auto inherited, inherited_listeners());
+  CO_TRY(auto inherited, inherited_listeners());
   const bool any = !inherited.empty();
   for (rt::socket& s : inherited) nbd_.adopt_listener(std::move(s));
-  for (const uri::endpoint& at : what_.listen) CHECK(listen_tcp(at));
-  for (const std::string& path : what_.unix_sockets) CHECK(listen_unix(path));
-  if (!any && what_.listen.empty() && what_.unix_sockets.empty())
-    CHECK(listen_tcp(default_endpoint));
-  return {};
+  const listen_function listen = [this](const rt::socket_address& a) -> outcome<void> {
+    CHECK(nbd_.listen(a));
+    return {};
+  };
+  std::vector<uri::endpoint> tcp = what_.listen;
+  if (!any && tcp.empty() && what_.unix_sockets.empty()) tcp.push_back(default_endpoint);
+  for (const uri::endpoint& at : tcp) {
+    CO_CHECK(co_await listen_tcp("-l", at, listen));
+    uris_.push_back("nbd://" + uri::to_text(at) + "/");
+  }
+  for (const std::string& path : what_.unix_sockets) {
+    CO_CHECK(co_await listen_unix("-u", path, listen));
+    uri::nbd_source shown;
+    shown.socket_path = std::filesystem::absolute(path).lexically_normal();
+    uris_.push_back(uri::to_text(shown));
+  }
+  co_return outcome<void>{};
 }
 
 outcome<std::string> serving::control_path() const {
   if (!what_.control_socket.empty()) return what_.control_socket;
-  if (const char* set = std::getenv("LBD_SOCKET"); set != nullptr && set[0] != '\0')
-    return std::string(set);
   const runtime_environment env = current_environment();
+  if (!env.socket.empty()) return env.socket;
   const std::string dir = runtime_dir(env);
   CHECK(prepare_runtime_dir(dir, env.uid));
   return serve_socket_path(dir, ::getpid());
 }
 
-outcome<void> serving::listen_to_managers() {
-  TRY(const std::string path, control_path());
-  TRY(const auto address, rt::socket_address::unix_path(path));
-  CHECK(control_.listen(address));
-  if (!what_.admin) return {};
-  TRY(const auto addresses, rt::socket_address::resolve(
-                                what_.admin->host, std::to_string(what_.admin->port), true));
-  failure last{errc::noent, "no address for " + uri::to_text(*what_.admin)};
-  bool any = false;
-  for (const rt::socket_address& at : addresses) {
-    const auto bound = admin_.listen(at);
-    any = any || bound;
-    if (!bound) last = bound.error();
-    if (!bound && last.code == static_cast<errc>(EADDRINUSE)) return last;
-  }
-  if (!any) return last;
-  return {};
+rt::task<outcome<void>> serving::listen_to_managers() {
+  CO_TRY(const std::string path, control_path());
+  const listen_function control = [this](const rt::socket_address& a) -> outcome<void> {
+    CHECK(control_.listen(a));
+    return {};
+  };
+  CO_CHECK(co_await listen_unix("--socket", path, control));
+  if (!what_.admin) co_return outcome<void>{};
+  const listen_function admin = [this](const rt::socket_address& a) -> outcome<void> {
+    CHECK(admin_.listen(a));
+    return {};
+  };
+  co_return co_await listen_tcp("-a", *what_.admin, admin);
 }
 
 void serving::announce() const {

@@ -15,7 +15,8 @@ using base::outcome;
 constexpr const char* operation_names[block::op_count] = {"read",    "write",        "flush",
                                                           "discard", "write_zeroes", "extents"};
 
-// A device of a part of another one, or one that refuses writes: the limits differ, requests do not.
+// A device of a part of another one, or one that refuses writes: the limits differ, requests do
+// not.
 class restricted_device final : public block::block_device {
  public:
   restricted_device(std::shared_ptr<open_layer> layer, uint64_t size_bytes, bool read_only)
@@ -88,12 +89,13 @@ rt::task<outcome<std::unique_ptr<served_stack>>> served_stack::open(rt::runtime&
                                                                     stack_spec spec,
                                                                     change_file_options options) {
   open_mode mode;
-  mode.writable = spec.read_only ? 0 : 1;
-  mode.create = true;
+  if (!spec.read_only) mode.writable = 0;
+  mode.create = !spec.read_only;
   mode.change_files = options;
   CO_TRY(open_layers opened, co_await open_stack(runtime, spec, mode));
-  co_return std::unique_ptr<served_stack>(new served_stack(
-      runtime, spec.name, std::move(opened), spec.read_only, options));
+  warn_about_backing(opened.layers);
+  co_return std::unique_ptr<served_stack>(
+      new served_stack(runtime, spec.name, std::move(opened), spec.read_only, options));
 }
 
 served_stack::served_stack(rt::runtime& runtime, std::string export_name, open_layers opened,
@@ -116,15 +118,15 @@ std::unique_ptr<stack::table> served_stack::make_table() {
   overlay_ = nullptr;
   // A plain device at the top that can serve the whole range needs no map: it hides what is below.
   if (top.change == nullptr && size_bytes_ <= top.size_bytes()) {
-    const bool as_it_is = size_bytes_ == top.size_bytes() &&
-                          (!read_only_ || top.flat->limits().read_only);
+    const bool as_it_is =
+        size_bytes_ == top.size_bytes() && (!read_only_ || top.flat->limits().read_only);
     if (as_it_is) return stack::table::whole(top.flat);
     return stack::table::whole(std::make_shared<restricted_device>(
         std::make_shared<open_layer>(top), size_bytes_, read_only_));
   }
   block::change_layer* writable = read_only_ ? nullptr : top.change.get();
-  overlay_ = std::make_shared<overlay::device>(runtime_, to_members(layers_), writable,
-                                               size_bytes_);
+  overlay_ =
+      std::make_shared<overlay::device>(runtime_, to_members(layers_), writable, size_bytes_);
   return stack::table::whole(overlay_);
 }
 
@@ -137,8 +139,8 @@ rt::task<outcome<void>> served_stack::seal_top(bool for_good) {
   else if (!read_only_)
     done = co_await layers_.front().flat->flush({});
   if (done) co_return outcome<void>{};
-  co_return failure{done.error().code, "cannot write out '" + layers_.front().path + "': " +
-                                           base::to_string(done.error().code)};
+  co_return failure{done.error().code, "cannot write out '" + layers_.front().path +
+                                           "': " + base::to_string(done.error().code)};
 }
 
 // While nothing is in flight: the old top is sealed, a new overlay takes over.
@@ -162,8 +164,9 @@ rt::task<outcome<std::unique_ptr<stack::table>>> served_stack::put_on_top(open_l
 rt::task<outcome<void>> served_stack::add_layer(std::string path) {
   const auto held = co_await changing_.lock();
   if (read_only_)
-    co_return failure{errc::rofs, "device '" + name() + "' is read-only: a new layer would never be "
-                                  "written"};
+    co_return failure{errc::rofs, "device '" + name() +
+                                      "' is read-only: a new layer would never be "
+                                      "written"};
   if (closed_) co_return failure{errc::shutdown, "the server is shutting down"};
   // Made before the device stops for a moment: that takes as long as the file system likes.
   CO_TRY(open_layer added, co_await make_change_file(path, size_bytes_, layers_, options_));

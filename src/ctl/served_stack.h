@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A device that is being served: its layers, the overlay that makes one of them, and the gate in front.
-// Reactor 0 only.
+// A device that is being served: its layers, the overlay that makes one of them, and the gate in
+// front. Reactor 0 only.
 #pragma once
 
 #include <memory>
@@ -50,8 +50,8 @@ class served_stack {
   const uint64_t size_bytes_;
   const bool read_only_;
   const change_file_options options_;
-  std::vector<open_layer> layers_;             // topmost first
-  std::shared_ptr<overlay::device> overlay_;   // nullptr: layers_[0] is served as it is
+  std::vector<open_layer> layers_;            // topmost first
+  std::shared_ptr<overlay::device> overlay_;  // nullptr: layers_[0] is served as it is
   std::unique_ptr<stack::device> device_;
   rt::mutex changing_;
   bool closed_ = false;

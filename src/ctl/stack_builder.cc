@@ -28,10 +28,14 @@ failure at_layer(const layer_spec& spec, const std::string& why) {
 // The layer as a source, whatever option named it. Change files are told by the option alone.
 outcome<uri::source> source_of(const layer_spec& spec) {
   switch (spec.how) {
-    case layer_option::expandable: return uri::source(uri::qcow2_source{spec.text});
-    case layer_option::flat: return uri::source(uri::file_source{spec.text, false});
-    case layer_option::source: return uri::parse_source(spec.text);
-    case layer_option::nbd: break;
+    case layer_option::expandable:
+      return uri::source(uri::qcow2_source{spec.text});
+    case layer_option::flat:
+      return uri::source(uri::file_source{spec.text, false});
+    case layer_option::source:
+      return uri::parse_source(spec.text);
+    case layer_option::nbd:
+      break;
   }
   TRY(auto server, uri::parse_nbd(spec.text));
   return uri::source(std::move(server));
@@ -134,9 +138,9 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
                                             bool writable) {
   const bool is_change_file = spec.how == layer_option::expandable;
   if (is_change_file && !exists(spec.text))
-    co_return at_layer(spec, writable
-                                 ? "there is no such file"
-                                 : "there is no such file (only the topmost, writable layer is made)");
+    co_return at_layer(
+        spec, writable ? "there is no such file"
+                       : "there is no such file (only the topmost, writable layer is made)");
   auto source = source_of(spec);
   if (!source) co_return at_layer(spec, source.error());
   // An image named as a source is somebody else's: never written.
@@ -157,8 +161,7 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
 // Whether the topmost layer is to be made now.
 bool makes_top(const stack_spec& spec, const open_mode& mode) {
   const layer_spec& top = spec.layers.front();
-  return mode.create && mode.writable > 0 && top.how == layer_option::expandable &&
-         !exists(top.text);
+  return mode.create && top.how == layer_option::expandable && !exists(top.text);
 }
 
 outcome<uint64_t> size_for_new(const stack_spec& spec, const std::vector<open_layer>& below) {
@@ -180,15 +183,15 @@ outcome<uint64_t> size_for_open(const stack_spec& spec, const open_layer& top) {
   if (!spec.size_bytes || *spec.size_bytes == has) return has;
   const uint64_t wanted = *spec.size_bytes;
   if (top.kind == "expandable")
-    return at_layer(spec.layers.front(),
-                    "this change file is for " + base::format_size(has) + ", not " +
-                        base::format_size(wanted) + ": leave -s out, or change the file's size "
-                        "(qemu-img resize)");
+    return at_layer(spec.layers.front(), "this change file is for " + base::format_size(has) +
+                                             ", not " + base::format_size(wanted) +
+                                             ": leave -s out, or change the file's size "
+                                             "(qemu-img resize)");
   if (wanted > has && top.writable)
-    return at_layer(spec.layers.front(),
-                    "has only " + base::format_size(has) + ", -s wants " +
-                        base::format_size(wanted) + ": make it larger, put a change file (-E) on "
-                        "top, or serve it with -r");
+    return at_layer(spec.layers.front(), "has only " + base::format_size(has) + ", -s wants " +
+                                             base::format_size(wanted) +
+                                             ": make it larger, put a change file (-E) on "
+                                             "top, or serve it with -r");
   return wanted;
 }
 
@@ -201,24 +204,11 @@ outcome<void> check_size(uint64_t size_bytes) {
   return {};
 }
 
-// An image that names a backing file which the user did not name: LBD follows only what the user says.
-void warn_about_backing(const open_layers& stack) {
-  for (size_t i = 0; i < stack.layers.size(); ++i) {
-    const open_layer& l = stack.layers[i];
-    if (l.change == nullptr || !l.change->header().backing_name) continue;
-    if (i + 1 < stack.layers.size()) continue;
-    base::log_warn("stack", "'" + l.path + "' records the layer '" +
-                                *l.change->header().backing_name +
-                                "' below it, which is not named here: what it would give reads as "
-                                "zeros");
-  }
-}
-
 rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
                                  const open_mode& mode, open_layers& out) {
   const bool make_top = makes_top(spec, mode);
   for (size_t i = spec.layers.size(); i-- > (make_top ? 1u : 0u);) {
-    auto opened = co_await open_layer_at(runtime, spec.layers[i], i < mode.writable);
+    auto opened = co_await open_layer_at(runtime, spec.layers[i], i == mode.writable);
     if (!opened) co_return opened.error();
     out.layers.insert(out.layers.begin(), *std::move(opened));
   }
@@ -227,15 +217,15 @@ rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
   CO_CHECK(check_size(*size));
   out.size_bytes = *size;
   if (!make_top) co_return outcome<void>{};
-  auto made = co_await make_change_file(spec.layers.front().text, *size, out.layers,
-                                        mode.change_files);
+  auto made =
+      co_await make_change_file(spec.layers.front().text, *size, out.layers, mode.change_files);
   if (!made) co_return at_layer(spec.layers.front(), made.error());
   out.layers.insert(out.layers.begin(), *std::move(made));
   co_return outcome<void>{};
 }
 
-// The name and format of `layer` for a change file above it, if QEMU's tools can read the same bytes
-// there.
+// The name and format of `layer` for a change file above it, if QEMU's tools can read the same
+// bytes there.
 struct backing {
   std::optional<std::string> name, format;
 };
@@ -254,12 +244,20 @@ backing backing_for(const std::vector<open_layer>& below, uint64_t size_bytes) {
 
 const char* to_option(layer_option how) noexcept {
   switch (how) {
-    case layer_option::expandable: return "-E";
-    case layer_option::flat: return "-f";
-    case layer_option::nbd: return "-n";
-    case layer_option::source: break;
+    case layer_option::expandable:
+      return "-E";
+    case layer_option::flat:
+      return "-f";
+    case layer_option::nbd:
+      return "-n";
+    case layer_option::source:
+      break;
   }
   return "--source";
+}
+
+base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path) {
+  return store::open_file_store(rt::os_files(), path, store::file_options{true, false});
 }
 
 std::string to_text(const layer_spec& spec) {
@@ -279,8 +277,15 @@ rt::task<outcome<open_layers>> open_stack(rt::runtime& runtime, const stack_spec
     if (!closed) base::log_warn("stack", closed.error().message);
     co_return opened.error();
   }
-  warn_about_backing(out);
   co_return out;
+}
+
+void warn_about_backing(const std::vector<open_layer>& layers) {
+  const open_layer& last = layers.back();
+  if (last.change == nullptr || !last.change->header().backing_name) return;
+  base::log_warn("stack", "'" + last.path + "' records the layer '" +
+                              *last.change->header().backing_name +
+                              "' below it, which is not named: what it holds reads as zeros");
 }
 
 rt::task<outcome<open_layer>> make_change_file(std::string path, uint64_t size_bytes,
@@ -309,8 +314,8 @@ rt::task<outcome<void>> close_layers(std::vector<open_layer>& layers) {
     if (l.change == nullptr || !l.writable) continue;
     const auto closed = co_await l.change->close();
     if (!closed && first)
-      first = failure{closed.error().code, "cannot write out '" + l.path + "': " +
-                                               base::to_string(closed.error().code)};
+      first = failure{closed.error().code,
+                      "cannot write out '" + l.path + "': " + base::to_string(closed.error().code)};
   }
   layers.clear();
   co_return first;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// From a list of layers as the user named them to open stores. The only place that knows all kinds of
-// stores.
+// From a list of layers as the user named them to open stores. The only place that knows all kinds
+// of stores.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,10 +24,10 @@ struct open_layer {
   std::string kind;  // "expandable", "qcow2", "flat", "nbd", "memory", "null"
   std::string path;  // or URI
   bool writable = false;
-  std::shared_ptr<store::change_file> change;     // expandable, qcow2
-  std::shared_ptr<block::block_device> flat;      // all others
-  std::shared_ptr<store::nbd_device> nbd;         // the same object as `flat`
-  std::shared_ptr<store::memory_device> memory;   // the same object as `flat`
+  std::shared_ptr<store::change_file> change;    // expandable, qcow2
+  std::shared_ptr<block::block_device> flat;     // all others
+  std::shared_ptr<store::nbd_device> nbd;        // the same object as `flat`
+  std::shared_ptr<store::memory_device> memory;  // the same object as `flat`
 
   block::block_device& device() const noexcept {
     return change != nullptr ? static_cast<block::block_device&>(*change) : *flat;
@@ -41,21 +42,24 @@ struct open_layers {
 };
 
 struct open_mode {
-  // Layers [0, writable) are opened for writing, where their kind allows it.
-  size_t writable = 0;
-  // The topmost layer is made if it is a change file that does not exist.
+  // The layer that is opened for writing, where its kind allows it.
+  std::optional<size_t> writable;
+  // The topmost layer is made if it is a change file that does not exist (writable is 0 then).
   bool create = false;
   change_file_options change_files;
 };
 
-// Opens all layers, from the bottom up, on the calling reactor, which becomes their home. The size is
-// the one given, or that of the topmost layer that has one. Errors name the layer and the remedy;
-// nothing stays open then.
+// Opens all layers, from the bottom up, on the calling reactor, which becomes their home. The size
+// is the one given, or that of the topmost layer that has one. Errors name the layer and the
+// remedy; nothing stays open then.
 rt::task<base::outcome<open_layers>> open_stack(rt::runtime& runtime, const stack_spec& spec,
                                                 open_mode mode);
 
-// A new change file on top of `below` (topmost first; may be empty), with the name of the layer below
-// recorded for QEMU's tools where they can follow it.
+// A flat file or block device, locked for writing. Errors name the path and the remedy.
+base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path);
+
+// A new change file on top of `below` (topmost first; may be empty), with the name of the layer
+// below recorded for QEMU's tools where they can follow it.
 rt::task<base::outcome<open_layer>> make_change_file(std::string path, uint64_t size_bytes,
                                                      const std::vector<open_layer>& below,
                                                      change_file_options options);
@@ -65,6 +69,10 @@ rt::task<base::outcome<void>> close_layers(std::vector<open_layer>& layers);
 
 // As the overlay takes them.
 std::vector<overlay::member> to_members(const std::vector<open_layer>& layers);
+
+// Logs a warning where the lowest image records a layer below it that the user did not name: LBD
+// follows only what is named.
+void warn_about_backing(const std::vector<open_layer>& layers);
 
 // "-E top.qcow2", for messages.
 std::string to_text(const layer_spec& spec);

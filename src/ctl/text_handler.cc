@@ -8,8 +8,11 @@ rt::task<line_reply> text_handler::handle(std::string line) {
   const auto request = text::parse_request(line);
   if (!request) co_return line_reply{text::error_reply(request.error().message), true};
   switch (request->what) {
-    case text::verb::ping: break;
-    case text::verb::shutdown: management_.shutdown(); break;
+    case text::verb::ping:
+      break;
+    case text::verb::shutdown:
+      management_.shutdown();
+      break;
     case text::verb::device_info_strings:
       co_return line_reply{text::info_reply(to_lines(management_.report())), false};
     case text::verb::live_add_layer: {
