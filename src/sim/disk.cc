@@ -387,7 +387,8 @@ void sim_disk::fail_sync(inode& at, uint64_t covered) {
     std::erase_if(s.unflushed, [&](const version& v) { return v.change <= covered; });
     if (!s.unflushed.empty()) continue;
     at.dirty.erase(index);
-    if (!forgets) continue;
+    if (!forgets || s.visible == s.durable) continue;
+    ++forgotten_;
     if ((s.visible != nullptr) != (s.durable != nullptr))
       used_sectors_ += s.durable ? 1 : uint64_t(-1);
     s.visible = s.durable;
@@ -478,7 +479,7 @@ void sim_disk::crash() {
     i = gone ? inodes_.erase(i) : std::next(i);
   }
   ++boots_;
-  failed_syncs_ = 0;
+  failed_syncs_ = forgotten_ = 0;
   used_sectors_ = 0;
   for (const auto& [path, at] : inodes_)
     for (const auto& [index, s] : at->sectors) used_sectors_ += s.visible != nullptr;

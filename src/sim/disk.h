@@ -80,6 +80,9 @@ class sim_disk final : public rt::file_system {
   // Failed syncs (and durable writes) since the last crash.
   unsigned failed_syncs() const noexcept { return failed_syncs_; }
   unsigned failed_syncs(const std::string& path) const;
+  // Failed syncs after which clean but unwritten bytes have left the cache: from then on a reader
+  // may find what was on the disk before, whatever that was, and no program can help it.
+  unsigned forgotten() const noexcept { return forgotten_; }
   // Faults that happened so far.
   unsigned faults() const noexcept { return faults_; }
 
@@ -168,6 +171,7 @@ class sim_disk final : public rt::file_system {
   uint64_t next_inode_ = 1;
   uint64_t used_sectors_ = 0;
   unsigned failed_syncs_ = 0;
+  unsigned forgotten_ = 0;
   unsigned faults_ = 0;
   uint32_t chance_[fault_count] = {};
   uint32_t planned_[fault_count] = {};

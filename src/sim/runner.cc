@@ -73,6 +73,9 @@ class runner {
     if (verdict_.failure.empty()) verdict_.failure = text;
   }
   void fail_at(const step& s, const std::string& text) { fail(to_string(s) + ": " + text); }
+  bool contents_known() const noexcept {
+    return !off_ && !plan_.silent_faults && disk_.forgotten() == 0;
+  }
   // Whether faults have happened since the device was opened.
   bool faulty() const noexcept { return disk_.faults() != faults_at_open_; }
   bool over() const noexcept {
@@ -112,7 +115,7 @@ task<void> runner::do_read(step s) {
   const uint64_t began = model_.begin();
   const auto done = co_await block::read(subject_.device(), s.offset, buffer.view(), {});
   check_result(s, base::code_of(done));
-  if (!done || off_ || plan_.silent_faults) co_return;
+  if (!done || !contents_known()) co_return;
   const std::string wrong = model_.check_read(began, s.offset, buffer.span());
   if (!wrong.empty()) fail_at(s, wrong);
 }
@@ -162,7 +165,7 @@ task<void> runner::do_extents(step s) {
   const uint64_t began = model_.begin();
   const auto done = co_await subject_.device().extents(s.offset, s.length, found, {});
   check_result(s, base::code_of(done));
-  if (!done || off_ || plan_.silent_faults) co_return;
+  if (!done || !contents_known()) co_return;
   if (found.runs().empty()) fail_at(s, "no answer");
   uint64_t at = s.offset;
   for (const block::extent& e : found.runs()) {
