@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Bytes and byte order. Codecs read and write integers at byte offsets of spans; a range outside the
-// span is a programming error (checked, aborts): codecs test lengths before.
+// Bytes and byte order. Codecs read and write integers at byte offsets of spans; a range outside
+// the span is a programming error (checked, aborts): codecs test lengths before.
 #pragma once
 
 #include <bit>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Results without exceptions. `result<T>` is the data path's (4-byte errno-like error), `outcome<T>`
-// the control plane's (code and a sentence for a person). Names follow std::expected.
+// Results without exceptions. `result<T>` is the data path's (4-byte errno-like error),
+// `outcome<T>` the control plane's (code and a sentence for a person). Names follow std::expected.
 #pragma once
 
 #include <cerrno>
@@ -118,9 +118,10 @@ std::string to_string(errc code);
 
 }  // namespace lbd::base
 
-// Propagation. CO_TRY declares `decl` from a result or leaves the coroutine with its error; CO_CHECK
-// does so for results without a value; TRY and CHECK are the same for plain functions. These are
-// declarations and statements, never expressions: gcc 12 fails on co_await in statement expressions.
+// Propagation. CO_TRY declares `decl` from a result or leaves the coroutine with its error;
+// CO_CHECK does so for results without a value; TRY and CHECK are the same for plain functions.
+// These are declarations and statements, never expressions: gcc 12 fails on co_await in statement
+// expressions.
 #define LBD_CAT2(a, b) a##b
 #define LBD_CAT(a, b) LBD_CAT2(a, b)
 #define LBD_TRY_IMPL(ret, tmp, decl, ...) \
@@ -129,13 +130,13 @@ std::string to_string(errc code);
   decl = std::move(*tmp)
 #define CO_TRY(decl, ...) LBD_TRY_IMPL(co_return, LBD_CAT(try_, __COUNTER__), decl, __VA_ARGS__)
 #define TRY(decl, ...) LBD_TRY_IMPL(return, LBD_CAT(try_, __COUNTER__), decl, __VA_ARGS__)
-#define CO_CHECK(...)                                   \
-  do {                                                  \
-    auto check_ = (__VA_ARGS__);                        \
-    if (!check_) co_return check_.error();              \
+#define CO_CHECK(...)                      \
+  do {                                     \
+    auto check_ = (__VA_ARGS__);           \
+    if (!check_) co_return check_.error(); \
   } while (0)
-#define CHECK(...)                                      \
-  do {                                                  \
-    auto check_ = (__VA_ARGS__);                        \
-    if (!check_) return check_.error();                 \
+#define CHECK(...)                      \
+  do {                                  \
+    auto check_ = (__VA_ARGS__);        \
+    if (!check_) return check_.error(); \
   } while (0)

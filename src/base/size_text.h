@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Sizes as people write them: "4096", "1G", "64KiB", "1.5T". K, M, G, T, P and KiB ... PiB are powers
-// of 1024 (as in LVM and QEMU); "KB" ... are refused as ambiguous; "s" means 512-byte sectors.
+// Sizes as people write them: "4096", "1G", "64KiB", "1.5T". K, M, G, T, P and KiB ... PiB are
+// powers of 1024 (as in LVM and QEMU); "KB" ... are refused as ambiguous; "s" means 512-byte
+// sectors.
 #pragma once
 
 #include <cstdint>

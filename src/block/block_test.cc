@@ -141,9 +141,9 @@ TEST(file_device, a_file_that_has_grown_tells_data_beyond_its_old_end) {
   ASSERT_TRUE(rt->run_until(d.write(1 << 20, s.view(), {})));
   extent_list e;
   ASSERT_TRUE(rt->run_until(d.extents(0, 2 << 20, e, {})));
-  EXPECT_EQ(e.runs(), (std::vector<extent>{{1 << 20, true, true},
-                                           {65536, false, false},
-                                           {(1 << 20) - 65536, true, true}}));
+  EXPECT_EQ(e.runs(),
+            (std::vector<extent>{
+                {1 << 20, true, true}, {65536, false, false}, {(1 << 20) - 65536, true, true}}));
   ::unlink(path.c_str());
 }
 

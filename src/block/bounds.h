@@ -7,8 +7,8 @@
 
 namespace lbd::block::bounds {
 
-// Crossings of one routed request: gates, clocks and hooks of about twelve stacked devices. A deeper
-// stack goes on by a coroutine, which begins a new path.
+// Crossings of one routed request: gates, clocks and hooks of about twelve stacked devices. A
+// deeper stack goes on by a coroutine, which begins a new path.
 inline constexpr size_t path_crossings = 24;
 // Runs in one answer about extents.
 inline constexpr size_t extents_per_answer = 4096;

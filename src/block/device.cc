@@ -21,9 +21,7 @@ bool extent_list::append(extent e) {
   return true;
 }
 
-task<result<void>> block_device::discard(uint64_t, uint64_t, io_opts) {
-  co_return result<void>{};
-}
+task<result<void>> block_device::discard(uint64_t, uint64_t, io_opts) { co_return result<void>{}; }
 
 task<result<void>> block_device::write_zeroes(uint64_t offset, uint64_t length, io_opts io) {
   if ((io.flags & io_fast_only) != 0) co_return io_error{errc::notsup, 0};

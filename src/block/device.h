@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The central interface: a block device, its requests, and the walk that finds who serves a request.
+// The central interface: a block device, its requests, and the walk that finds who serves a
+// request.
 //
-// Units are bytes everywhere; 512-byte sectors exist only in table text and formats. There is no order
-// between concurrent requests: whoever needs order waits for one before sending the next.
+// Units are bytes everywhere; 512-byte sectors exist only in table text and formats. There is no
+// order between concurrent requests: whoever needs order waits for one before sending the next.
 #pragma once
 
 #include <array>
@@ -24,18 +25,18 @@ using base::result;
 using rt::segments;
 using rt::task;
 
-// What a device can do and likes. Does not change while a table is live, except the size of a device
-// whose export is told.
+// What a device can do and likes. Does not change while a table is live, except the size of a
+// device whose export is told.
 struct limits {
   uint64_t size_bytes = 0;
-  uint32_t block_bytes = 512;        // smallest unit that is written without reading
-  uint32_t preferred_bytes = 4096;   // power of two; requests of its multiples are efficient
+  uint32_t block_bytes = 512;               // smallest unit that is written without reading
+  uint32_t preferred_bytes = 4096;          // power of two; requests of its multiples are efficient
   uint64_t max_transfer_bytes = 64u << 20;  // read and write; callers split larger ones
   uint64_t discard_granularity_bytes = 512;
   bool read_only = false;
-  bool can_discard = false;          // discard() may free something
-  bool can_write_zeroes = false;     // write_zeroes() is faster than writing zeros
-  bool fast_zero = false;            // ... and always so (NBD's FAST_ZERO)
+  bool can_discard = false;       // discard() may free something
+  bool can_write_zeroes = false;  // write_zeroes() is faster than writing zeros
+  bool fast_zero = false;         // ... and always so (NBD's FAST_ZERO)
   bool rotational = false;
 };
 
@@ -93,7 +94,8 @@ class extent_list {
 };
 
 // Something on the way of a routed request that wants to know when it ends: a gate's counter, a
-// latency clock, a snapshot's pending read, a path selector. Called once, on the reactor of the walk.
+// latency clock, a snapshot's pending read, a path selector. Called once, on the reactor of the
+// walk.
 class crossing {
  public:
   // `cookie` is what the device pushed; `code` is errc::ok or the request's error.
@@ -140,8 +142,8 @@ class path {
 
 class block_device;
 
-// The answer of route(): `next` serves the request at `offset`, or nullptr: this device itself does, by
-// its coroutine operations.
+// The answer of route(): `next` serves the request at `offset`, or nullptr: this device itself
+// does, by its coroutine operations.
 struct routed {
   block_device* next = nullptr;
   uint64_t offset = 0;
@@ -160,8 +162,8 @@ class block_device {
 
   virtual const block::limits& limits() const noexcept = 0;
 
-  // Coroutine operations. REQUIRES: the range lies inside the device; segments are non-empty and hold
-  // the length; the caller keeps them alive until the task has completed. May be called on any
+  // Coroutine operations. REQUIRES: the range lies inside the device; segments are non-empty and
+  // hold the length; the caller keeps them alive until the task has completed. May be called on any
   // reactor. Errors: of the store (io, nospc, ...); inval for a range outside.
   virtual task<result<void>> read(uint64_t offset, segments to, io_opts io) = 0;
   virtual task<result<void>> write(uint64_t offset, segments from, io_opts io) = 0;
@@ -178,9 +180,9 @@ class block_device {
                                      io_opts io);
 
   // Fast path, synchronous: who serves this request? A device that only remaps it says so; it may
-  // push one crossing (there is room for it). {nullptr} (the default) means: call my coroutine operation. REQUIRES: length > 0
-  // and the range is inside the device. flush, extents and FUA writes are never routed: only the
-  // devices on the way know what makes them durable.
+  // push one crossing (there is room for it). {nullptr} (the default) means: call my coroutine
+  // operation. REQUIRES: length > 0 and the range is inside the device. flush, extents and FUA
+  // writes are never routed: only the devices on the way know what makes them durable.
   virtual routed route(op /*what*/, uint64_t /*offset*/, uint64_t /*length*/,
                        path& /*way*/) noexcept {
     return {};
@@ -195,8 +197,8 @@ struct place {
   uint64_t offset;
 };
 
-// Follows route() until a device serves the request itself. The caller leaves `way` when the request
-// has completed. No coroutine, no allocation.
+// Follows route() until a device serves the request itself. The caller leaves `way` when the
+// request has completed. No coroutine, no allocation.
 inline place walk(block_device& top, op what, uint64_t offset, uint64_t length,
                   path& way) noexcept {
   place at{&top, offset};
@@ -208,8 +210,9 @@ inline place walk(block_device& top, op what, uint64_t offset, uint64_t length,
   return at;
 }
 
-// walk() and the coroutine operation of the device it leads to; leaves the path. What targets use for
-// their children and exports for what cannot be lent. A FUA write is not walked: it goes to `to`.
+// walk() and the coroutine operation of the device it leads to; leaves the path. What targets use
+// for their children and exports for what cannot be lent. A FUA write is not walked: it goes to
+// `to`.
 task<result<void>> read(block_device& from, uint64_t offset, segments to, io_opts io);
 task<result<void>> write(block_device& to, uint64_t offset, segments from, io_opts io);
 

@@ -16,16 +16,14 @@ namespace {
 template <class T>
 void raise_to(std::atomic<T>& value, T at_least) noexcept {
   T now = value.load(std::memory_order_relaxed);
-  while (now < at_least &&
-         !value.compare_exchange_weak(now, at_least, std::memory_order_acq_rel)) {
+  while (now < at_least && !value.compare_exchange_weak(now, at_least, std::memory_order_acq_rel)) {
   }
 }
 
 block::limits limits_of(const rt::file_info& info, file_device::size_rule rule) {
   block::limits l;
-  l.size_bytes = rule == file_device::size_rule::growing
-                     ? uint64_t{INT64_MAX} / 512 * 512
-                     : base::round_up(info.size_bytes, 512);
+  l.size_bytes = rule == file_device::size_rule::growing ? uint64_t{INT64_MAX} / 512 * 512
+                                                         : base::round_up(info.size_bytes, 512);
   l.read_only = !info.writable;
   l.can_discard = info.writable;
   l.can_write_zeroes = info.writable;
@@ -117,8 +115,7 @@ task<result<void>> file_device::allocate(int mode, uint64_t offset, uint64_t len
 task<result<void>> file_device::discard(uint64_t offset, uint64_t length, io_opts io) {
   if (limits_.read_only) co_return io_error{errc::perm, 0};
   if (no_punch_.load(std::memory_order_relaxed)) co_return result<void>{};
-  const auto r =
-      co_await allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length, io);
+  const auto r = co_await allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length, io);
   if (r || r.error().code != errc::notsup) co_return r;
   no_punch_ = true;
   co_return result<void>{};

@@ -10,9 +10,9 @@
 
 namespace lbd::block {
 
-// Any reactor may call; operations run on the calling one. Byte granularity (files opened with direct
-// I/O excepted: those need direct_align). Once a sync has failed every later flush and FUA write
-// fails with io: what the kernel has dropped cannot be promised later.
+// Any reactor may call; operations run on the calling one. Byte granularity (files opened with
+// direct I/O excepted: those need direct_align). Once a sync has failed every later flush and FUA
+// write fails with io: what the kernel has dropped cannot be promised later.
 class file_device : public block_device {
  public:
   enum class size_rule {

@@ -38,14 +38,15 @@ class layer : public block_device {
 
 // What an allocation hands out: where to put the bytes of one run.
 struct allocation {
-  uint64_t offset = 0;        // of the run in the layer's address space
-  uint64_t length_bytes = 0;  // multiple of the granule
-  uint64_t device_offset = 0; // bytes in data_device()
+  uint64_t offset = 0;         // of the run in the layer's address space
+  uint64_t length_bytes = 0;   // multiple of the granule
+  uint64_t device_offset = 0;  // bytes in data_device()
 };
 
-// The top of a stack. All calls on the layer's home reactor, the one that opened it, flush() included;
-// only read(), extents() and data_device() may come from any. The caller excludes overlapping calls
-// (range lock). write(), discard() and write_zeroes() of a change layer are not used by an overlay.
+// The top of a stack. All calls on the layer's home reactor, the one that opened it, flush()
+// included; only read(), extents() and data_device() may come from any. The caller excludes
+// overlapping calls (range lock). write(), discard() and write_zeroes() of a change layer are not
+// used by an overlay.
 class change_layer : public layer {
  public:
   // The unit in which the layer takes content: a write must cover whole granules (the overlay fills

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Targets: one kind of mapping each, as in the kernel's device-mapper. A target is a block device over
-// its part of a table, which also knows its table line, its status, its messages, and what to do
-// around a suspension. Targets know neither tables nor devices nor stores: they get what they need
-// from target_context.
+// Targets: one kind of mapping each, as in the kernel's device-mapper. A target is a block device
+// over its part of a table, which also knows its table line, its status, its messages, and what to
+// do around a suspension. Targets know neither tables nor devices nor stores: they get what they
+// need from target_context.
 #pragma once
 
 #include <cstdint>
@@ -102,7 +102,7 @@ struct target_type {
   uint32_t version[3];
   uint32_t features;
   rt::task<base::outcome<std::shared_ptr<target>>> (*create)(target_context& context,
-                                                            std::vector<std::string> args);
+                                                             std::vector<std::string> args);
 };
 
 // Numbers as the kernel's constructors read them: decimal digits only, wrapped modulo 2^bits.

@@ -31,8 +31,7 @@ class openssl_cipher final : public cipher {
   static outcome<std::unique_ptr<cipher>> make(const std::string& name, base::bytes_view key,
                                                unsigned lanes) {
     EVP_CIPHER* kind = EVP_CIPHER_fetch(nullptr, name.c_str(), nullptr);
-    if (kind == nullptr)
-      return failure{errc::noent, "OpenSSL has no cipher '" + name + "'"};
+    if (kind == nullptr) return failure{errc::noent, "OpenSSL has no cipher '" + name + "'"};
     auto c = std::make_unique<openssl_cipher>();
     c->block_bytes_ = 16;
     c->iv_bytes_ = static_cast<size_t>(EVP_CIPHER_get_iv_length(kind));
@@ -180,8 +179,7 @@ outcome<std::unique_ptr<cipher>> cipher::make(std::string_view algorithm, cipher
   }
   if (algorithm == "serpent" || algorithm == "twofish") {
     const int number = gcrypt_algorithm(algorithm, single);
-    if (number == 0)
-      return failure{errc::inval, "a key of this length does not suit the cipher"};
+    if (number == 0) return failure{errc::inval, "a key of this length does not suit the cipher"};
     return gcrypt_cipher::make(number, mode, key, lanes);
   }
   return failure{errc::noent, "neither OpenSSL nor libgcrypt is asked for cipher '" +
@@ -193,9 +191,9 @@ std::optional<std::vector<std::byte>> digest(std::string_view name, base::bytes_
   if (kind == nullptr) return std::nullopt;
   std::vector<std::byte> out(static_cast<size_t>(EVP_MD_get_size(kind)));
   unsigned n = 0;
-  const bool good = EVP_Digest(data.data(), data.size(),
-                               reinterpret_cast<unsigned char*>(out.data()), &n, kind,
-                               nullptr) == 1;
+  const bool good =
+      EVP_Digest(data.data(), data.size(), reinterpret_cast<unsigned char*>(out.data()), &n, kind,
+                 nullptr) == 1;
   EVP_MD_free(kind);
   if (!good) return std::nullopt;
   return out;
@@ -229,7 +227,8 @@ void md5_state(base::bytes_view data, base::bytes_span out) {
                             : round == 1 ? (5 * i + 1) % 16
                             : round == 2 ? (3 * i + 5) % 16
                                          : (7 * i) % 16;
-      const uint32_t sum = a + mix + constants[i] + base::load_little<uint32_t>(data, at + word * 4);
+      const uint32_t sum =
+          a + mix + constants[i] + base::load_little<uint32_t>(data, at + word * 4);
       a = d;
       d = c;
       c = b;

@@ -17,8 +17,8 @@ enum class cipher_mode { ecb, cbc, xts };
 
 std::optional<cipher_mode> parse_mode(std::string_view name) noexcept;
 
-// A keyed cipher. `lane` names who calls: two calls with the same lane must not overlap, so that each
-// reactor keeps contexts of its own without locks.
+// A keyed cipher. `lane` names who calls: two calls with the same lane must not overlap, so that
+// each reactor keeps contexts of its own without locks.
 class cipher {
  public:
   virtual ~cipher() = default;

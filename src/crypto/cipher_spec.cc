@@ -29,8 +29,7 @@ outcome<cipher_spec> parse_api_name(cipher_spec spec, std::string_view name) {
   std::string_view inner = name.substr(open + 1, close - open - 1);
   if (outer == "essiv") {
     const size_t comma = inner.rfind(',');
-    if (comma == std::string_view::npos)
-      return failure{errc::noent, "Error allocating crypto tfm"};
+    if (comma == std::string_view::npos) return failure{errc::noent, "Error allocating crypto tfm"};
     spec.iv = "essiv";
     spec.iv_option = inner.substr(comma + 1);
     return parse_api_name(std::move(spec), inner.substr(0, comma));

@@ -12,8 +12,8 @@ namespace lbd::crypto {
 class secret {
  public:
   secret() = default;
-  // A copy of `bytes` in locked memory. Where locking is refused (a small RLIMIT_MEMLOCK) the memory is
-  // still kept out of core dumps and wiped.
+  // A copy of `bytes` in locked memory. Where locking is refused (a small RLIMIT_MEMLOCK) the
+  // memory is still kept out of core dumps and wiped.
   explicit secret(base::bytes_view bytes);
   secret(secret&& o) noexcept
       : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}

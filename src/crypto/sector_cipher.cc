@@ -23,21 +23,40 @@ using base::outcome;
 constexpr size_t iv_bytes_most = 16;
 using iv_block = std::array<std::byte, iv_bytes_most>;
 
-enum class iv_kind { none, plain, plain64, plain64be, essiv, benbi, zero, lmk, tcw, eboiv, elephant };
+enum class iv_kind {
+  none,
+  plain,
+  plain64,
+  plain64be,
+  essiv,
+  benbi,
+  zero,
+  lmk,
+  tcw,
+  eboiv,
+  elephant
+};
 
 std::optional<iv_kind> parse_iv(std::string_view name) {
   static constexpr std::pair<std::string_view, iv_kind> kinds[] = {
-      {"", iv_kind::none},          {"plain", iv_kind::plain},   {"plain64", iv_kind::plain64},
-      {"plain64be", iv_kind::plain64be}, {"essiv", iv_kind::essiv}, {"benbi", iv_kind::benbi},
-      {"null", iv_kind::zero},      {"lmk", iv_kind::lmk},       {"tcw", iv_kind::tcw},
-      {"eboiv", iv_kind::eboiv},    {"elephant", iv_kind::elephant}};
+      {"", iv_kind::none},
+      {"plain", iv_kind::plain},
+      {"plain64", iv_kind::plain64},
+      {"plain64be", iv_kind::plain64be},
+      {"essiv", iv_kind::essiv},
+      {"benbi", iv_kind::benbi},
+      {"null", iv_kind::zero},
+      {"lmk", iv_kind::lmk},
+      {"tcw", iv_kind::tcw},
+      {"eboiv", iv_kind::eboiv},
+      {"elephant", iv_kind::elephant}};
   for (const auto& [text, kind] : kinds)
     if (text == name) return kind;
   return std::nullopt;
 }
 
-// BitLocker's Elephant diffuser over 32-bit little-endian words, in place. Two layers, A and B, which
-// differ in rotations, cycles and the direction in which they look.
+// BitLocker's Elephant diffuser over 32-bit little-endian words, in place. Two layers, A and B,
+// which differ in rotations, cycles and the direction in which they look.
 class elephant {
  public:
   static void encrypt(bytes_span data) {
@@ -265,9 +284,8 @@ outcome<void> dm_sector_cipher::make_ciphers(const cipher_spec& spec, cipher_mod
     const bytes_view sub = key.subspan(i * (key.size() / parts), key.size() / parts);
     auto made = cipher::make(spec.algorithm, mode, sub, shape_.lanes);
     if (!made)
-      return made.error().code == errc::noent
-                 ? failure{errc::noent, "Error allocating crypto tfm"}
-                 : bad_key;
+      return made.error().code == errc::noent ? failure{errc::noent, "Error allocating crypto tfm"}
+                                              : bad_key;
     bulk_.push_back(*std::move(made));
     bytes_view iv_key = sub;
     std::vector<std::byte> salt;
@@ -308,8 +326,8 @@ outcome<std::unique_ptr<sector_cipher>> dm_sector_cipher::make(const cipher_spec
 
 }  // namespace
 
-outcome<std::unique_ptr<sector_cipher>> sector_cipher::make(const cipher_spec& spec,
-                                                            bytes_view key, shape s) {
+outcome<std::unique_ptr<sector_cipher>> sector_cipher::make(const cipher_spec& spec, bytes_view key,
+                                                            shape s) {
   return dm_sector_cipher::make(spec, key, s);
 }
 

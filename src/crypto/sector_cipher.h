@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Sectors of an encrypted disk, as the kernel's dm-crypt has them: a cipher, an IV generator, perhaps
-// several keys. Source: the cipher and IV descriptions of dm-crypt and cryptsetup.
+// Sectors of an encrypted disk, as the kernel's dm-crypt has them: a cipher, an IV generator,
+// perhaps several keys. Source: the cipher and IV descriptions of dm-crypt and cryptsetup.
 #pragma once
 
 #include <memory>
@@ -29,8 +29,8 @@ class sector_cipher {
  public:
   virtual ~sector_cipher() = default;
 
-  // One crypto sector. `sector` counts 512-byte sectors from the device's start, the IV offset added.
-  // `in` and `out` have the sector size, and do not overlap. `lane` as in cipher.
+  // One crypto sector. `sector` counts 512-byte sectors from the device's start, the IV offset
+  // added. `in` and `out` have the sector size, and do not overlap. `lane` as in cipher.
   virtual void encrypt(unsigned lane, uint64_t sector, base::bytes_view in,
                        base::bytes_span out) = 0;
   virtual void decrypt(unsigned lane, uint64_t sector, base::bytes_view in,

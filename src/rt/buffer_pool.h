@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Aligned buffers, kept per thread in size classes so that the data path does not call malloc. Their
-// number is bounded by their users (each connection and each copy job has a budget).
+// Aligned buffers, kept per thread in size classes so that the data path does not call malloc.
+// Their number is bounded by their users (each connection and each copy job has a budget).
 #pragma once
 
 #include <sys/mman.h>
@@ -17,7 +17,8 @@
 
 namespace lbd::rt {
 
-// Page-aligned, not cleared, at least 4096 bytes. May be freed on another thread than it was made on.
+// Page-aligned, not cleared, at least 4096 bytes. May be freed on another thread than it was made
+// on.
 class buffer {
  public:
   static constexpr size_t align_bytes = 4096;

@@ -151,9 +151,8 @@ failure open_failure(const std::string& path, const char* what, int error) {
   if (error == ENOENT) remedy = " (check the path, or create the file first)";
   if (error == EACCES || error == EPERM) remedy = " (check its permissions, or open it read-only)";
   if (error == EROFS) remedy = " (the file system is read-only: open it read-only)";
-  return failure{static_cast<errc>(error), std::string("cannot ") + what + " '" + path +
-                                               "': " + base::to_string(static_cast<errc>(error)) +
-                                               remedy};
+  return failure{static_cast<errc>(error), std::string("cannot ") + what + " '" + path + "': " +
+                                               base::to_string(static_cast<errc>(error)) + remedy};
 }
 
 base::outcome<file_info> inspect(int fd, const std::string& path, open_options options) {

@@ -95,9 +95,9 @@ class file {
   // cannot tell says "data". Does not block on the device. REQUIRES: offset < size.
   virtual file_extent extent_at(uint64_t offset) noexcept = 0;
 
-  // The file's pages in memory, read-only, or an empty span; it may reach beyond the end of the file,
-  // so that the file can grow into it. Touching pages beyond the end is fatal: only the kernel may be
-  // given these addresses (send), which then fails with EFAULT.
+  // The file's pages in memory, read-only, or an empty span; it may reach beyond the end of the
+  // file, so that the file can grow into it. Touching pages beyond the end is fatal: only the
+  // kernel may be given these addresses (send), which then fails with EFAULT.
   virtual base::bytes_view mapping() noexcept { return {}; }
   // Whether the pages of the range are in memory now (a guess may be wrong later, never fatal).
   virtual bool resident(uint64_t /*offset*/, uint64_t /*length*/) noexcept { return false; }
@@ -139,7 +139,8 @@ inline void file_op::await_suspend(std::coroutine_handle<> h) {
   file_.start(request_);
 }
 
-// Opens the operating system's file (blocks: control path only). Errors name the path and the remedy.
+// Opens the operating system's file (blocks: control path only). Errors name the path and the
+// remedy.
 base::outcome<std::unique_ptr<file>> open_file(const std::string& path, open_options options);
 
 // Where stores get their files: the operating system, or the simulator's disk.

@@ -86,8 +86,8 @@ class gate {
   std::vector<slot> slots_;
 };
 
-// Readers of versioned state enter and leave; quiesce() returns when all who were inside at the call
-// have left. New readers are never held up.
+// Readers of versioned state enter and leave; quiesce() returns when all who were inside at the
+// call have left. New readers are never held up.
 class epochs {
  public:
   explicit epochs(runtime& rt) : runtime_(rt), slots_(rt.reactor_count()) {}

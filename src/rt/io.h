@@ -16,15 +16,15 @@ namespace lbd::rt {
 using segments = std::span<const iovec>;
 
 enum class io_op : uint8_t {
-  read,        // preadv(fd, iov, offset)
-  write,       // pwritev2(fd, iov, offset, flags)
-  sync_data,   // fdatasync(fd)
-  fallocate,   // fallocate(fd, flags, offset, length)
-  resize,      // ftruncate(fd, length)
-  recv,        // recvmsg(fd, message, flags)
-  send,        // sendmsg(fd, message, flags)
-  accept,      // accept4(fd, flags)
-  connect,     // connect(fd, address, address_bytes)
+  read,       // preadv(fd, iov, offset)
+  write,      // pwritev2(fd, iov, offset, flags)
+  sync_data,  // fdatasync(fd)
+  fallocate,  // fallocate(fd, flags, offset, length)
+  resize,     // ftruncate(fd, length)
+  recv,       // recvmsg(fd, message, flags)
+  send,       // sendmsg(fd, message, flags)
+  accept,     // accept4(fd, flags)
+  connect,    // connect(fd, address, address_bytes)
   wait_readable,
   wait_writable,
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The reactor: one thread, one event loop, run to completion. Everything that belongs to a reactor
 // (connections, coroutines, home state) is touched by its thread only; other threads talk to it by
-// post(). Three implementations: rt/uring, rt/threads and the simulator's. They, with the files they
-// open, are the only sources of I/O, time, randomness and threads.
+// post(). Three implementations: rt/uring, rt/threads and the simulator's. They, with the files
+// they open, are the only sources of I/O, time, randomness and threads.
 #pragma once
 
 #include <atomic>
@@ -28,8 +28,9 @@ struct message {
   void (*run)(message&) = nullptr;
 };
 
-// Work for the end of this turn, when all completions at hand have been handled: replies are gathered
-// into one send there. Queued at most once; the owner keeps it alive or removes it with drop().
+// Work for the end of this turn, when all completions at hand have been handled: replies are
+// gathered into one send there. Queued at most once; the owner keeps it alive or removes it with
+// drop().
 struct turn_hook {
   void (*run)(turn_hook&) = nullptr;
   bool queued = false;
@@ -183,8 +184,8 @@ class [[nodiscard]] os_request {
 };
 
 // Runs `make()` -> task<T> on `where` and resumes the caller on its own reactor with the result.
-// Awaited on the same reactor it runs inline. `make` is kept alive by the awaiter: name it before the
-// co_await (gcc 12 destroys lambda temporaries in awaited expressions twice).
+// Awaited on the same reactor it runs inline. `make` is kept alive by the awaiter: name it before
+// the co_await (gcc 12 destroys lambda temporaries in awaited expressions twice).
 template <class Make>
 class [[nodiscard]] call_on {
  public:

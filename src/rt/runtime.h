@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The set of reactors of a process, one thread each. The thread that makes the runtime runs reactor 0
-// by run_until(); the others have threads of their own.
+// The set of reactors of a process, one thread each. The thread that makes the runtime runs reactor
+// 0 by run_until(); the others have threads of their own.
 #pragma once
 
 #include <memory>

@@ -19,8 +19,10 @@ using base::io_error;
 failure listen_failure(const socket_address& a, int error) {
   std::string remedy;
   if (error == EADDRINUSE) remedy = ": something else listens there (choose another, or stop it)";
-  if (error == EACCES) remedy = " (permission denied: choose a port of 1024 or more, or a path you "
-                                "may write)";
+  if (error == EACCES)
+    remedy =
+        " (permission denied: choose a port of 1024 or more, or a path you "
+        "may write)";
   return failure{static_cast<errc>(error), "cannot listen on " + a.text() + ": " +
                                                base::to_string(static_cast<errc>(error)) + remedy};
 }
@@ -34,8 +36,8 @@ bool unix_socket_lives(const socket_address& a) {
   return lives;
 }
 
-// A process that was killed may hold its sockets for some more moments: io_uring gives files back in
-// the background.
+// A process that was killed may hold its sockets for some more moments: io_uring gives files back
+// in the background.
 constexpr unsigned bind_tries = 50, bind_pause_us = 20'000;
 
 int bind_once(int fd, const socket_address& a) {
@@ -127,8 +129,7 @@ base::outcome<std::vector<socket_address>> socket_address::resolve(const std::st
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = for_listening ? AI_PASSIVE : 0;
   addrinfo* list = nullptr;
-  const int rc =
-      ::getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
+  const int rc = ::getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
   if (rc != 0)
     return failure{errc::noent, "cannot resolve '" + host + ":" + port + "': " + gai_strerror(rc)};
   std::vector<socket_address> out;

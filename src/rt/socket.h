@@ -50,8 +50,9 @@ class socket {
   int release() noexcept { return std::exchange(fd_, -1); }
   void close() noexcept;
 
-  // A listening socket. An abandoned Unix socket file (nobody accepts) is replaced; a living one, or a
-  // taken port, is refused (EADDRINUSE) after a second: a killed owner may take so long to vanish.
+  // A listening socket. An abandoned Unix socket file (nobody accepts) is replaced; a living one,
+  // or a taken port, is refused (EADDRINUSE) after a second: a killed owner may take so long to
+  // vanish.
   static base::outcome<socket> listen(const socket_address& address);
   // The bound address (for port 0).
   socket_address local_address() const;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Waiting inside one reactor: event, semaphore, mutex and range lock. Not for other threads; waiters
-// are resumed in order, from the reactor's ready queue, so that a release never recurses.
+// Waiting inside one reactor: event, semaphore, mutex and range lock. Not for other threads;
+// waiters are resumed in order, from the reactor's ready queue, so that a release never recurses.
 #pragma once
 
 #include <coroutine>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The reactor where io_uring is refused (most containers): epoll for sockets, a small pool of blocking
-// threads for files. Same behaviour, less speed.
+// The reactor where io_uring is refused (most containers): epoll for sockets, a small pool of
+// blocking threads for files. Same behaviour, less speed.
 #pragma once
 
 #include <memory>

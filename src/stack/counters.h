@@ -22,7 +22,8 @@ struct op_totals {
   uint64_t errors = 0;
   std::array<uint64_t, latency_buckets> latency{};
 
-  // Upper bound of the bucket in which the given part (0..1) of the requests lies, in ns; 0 if none.
+  // Upper bound of the bucket in which the given part (0..1) of the requests lies, in ns; 0 if
+  // none.
   uint64_t percentile_ns(double part) const noexcept;
 };
 using device_totals = std::array<op_totals, block::op_count>;

@@ -27,10 +27,7 @@ uint64_t make_cookie(op what, uint64_t now_ns) noexcept {
 }  // namespace
 
 device::device(rt::runtime& runtime, std::string name, std::unique_ptr<table> first)
-    : name_(std::move(name)),
-      gate_(runtime),
-      limits_(nullptr),
-      counters_(runtime.reactor_count()) {
+    : name_(std::move(name)), gate_(runtime), limits_(nullptr), counters_(runtime.reactor_count()) {
   adopt(std::move(first));
 }
 
@@ -57,8 +54,7 @@ void device::leave(uint64_t cookie, errc code) noexcept {
   gate_.leave();
 }
 
-block::routed device::route(op what, uint64_t offset, uint64_t length,
-                            block::path& way) noexcept {
+block::routed device::route(op what, uint64_t offset, uint64_t length, block::path& way) noexcept {
   if (!gate_.try_enter()) return {};
   const table::segment* s = live_->find(offset);
   if (s == nullptr || length > s->end() - offset) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A device: a name, a gate, a live table, and counters. Everything that clients see of a stack passes
-// here; tables are swapped under load while the gate is closed, so that no request fails and none is
-// lost.
+// A device: a name, a gate, a live table, and counters. Everything that clients see of a stack
+// passes here; tables are swapped under load while the gate is closed, so that no request fails and
+// none is lost.
 #pragma once
 
 #include <atomic>
@@ -54,8 +54,8 @@ class device final : public block::block_device, private block::crossing {
   bool suspended() const noexcept { return suspended_; }
 
   // Swaps the table while nothing is in flight: suspends if needed, asks `build` for the new table
-  // (it may keep targets of the old one), resumes if it suspended. A failure of `build` leaves the old
-  // table working.
+  // (it may keep targets of the old one), resumes if it suspended. A failure of `build` leaves the
+  // old table working.
   using builder = std::function<rt::task<base::outcome<std::unique_ptr<table>>>(const table&)>;
   rt::task<base::outcome<void>> replace_table(builder build);
 

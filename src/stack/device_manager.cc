@@ -33,9 +33,9 @@ device_manager::~device_manager() = default;
 
 outcome<device_manager::entry_ptr> device_manager::find(const device_key& key) const {
   for (const auto& [name, e] : by_name_) {
-    const bool hit = key.number           ? e->number == *key.number
-                     : !key.name.empty()  ? name == key.name
-                                          : !key.uuid.empty() && e->uuid == key.uuid;
+    const bool hit = key.number          ? e->number == *key.number
+                     : !key.name.empty() ? name == key.name
+                                         : !key.uuid.empty() && e->uuid == key.uuid;
     if (hit) return e;
   }
   return no_such_device();
@@ -97,13 +97,12 @@ std::vector<device_state> device_manager::list() const {
 }
 
 outcome<device_state> device_manager::rename(device_key key, std::string new_name) {
-  if (new_name.empty() || new_name.size() > name_bytes ||
-      new_name.find('/') != std::string::npos)
+  if (new_name.empty() || new_name.size() > name_bytes || new_name.find('/') != std::string::npos)
     return failure{errc::inval, "invalid device name '" + new_name + "'"};
   const auto found = find(key);
   if (!found)
-    return failure{no_device, "Unable to rename non-existent device, " + key.name + " to " +
-                                  new_name};
+    return failure{no_device,
+                   "Unable to rename non-existent device, " + key.name + " to " + new_name};
   const entry_ptr e = *found;
   if (by_name_.contains(new_name))
     return failure{errc::busy, "Unable to change name on mapped device " + e->name +
@@ -117,8 +116,7 @@ outcome<device_state> device_manager::rename(device_key key, std::string new_nam
 
 outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid) {
   TRY(const entry_ptr e, find(key));
-  if (uuid.empty() || uuid.size() > uuid_bytes)
-    return failure{errc::inval, "invalid device uuid"};
+  if (uuid.empty() || uuid.size() > uuid_bytes) return failure{errc::inval, "invalid device uuid"};
   for (const auto& [name, other] : by_name_)
     if (other->uuid == uuid)
       return failure{errc::busy, "Unable to change uuid on mapped device " + e->name +
@@ -131,8 +129,7 @@ outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid)
   return state_of(*e);
 }
 
-void device_manager::tell(const entry& e, const char* action,
-                          std::vector<std::string> variables) {
+void device_manager::tell(const entry& e, const char* action, std::vector<std::string> variables) {
   if (told_) told_(device_event{action, e.name, e.uuid, e.number, std::move(variables)});
 }
 
@@ -196,8 +193,7 @@ task<outcome<void>> device_manager::remove(device_key key, bool deferred) {
   const auto held = co_await e->control.lock();
   if (e->gone) co_return no_such_device();
   if (e->open_count != 0) {
-    if (!deferred)
-      co_return failure{errc::busy, "unable to remove open device " + e->name};
+    if (!deferred) co_return failure{errc::busy, "unable to remove open device " + e->name};
     e->deferred_remove = true;
     co_return outcome<void>{};
   }
@@ -229,8 +225,8 @@ task<size_t> device_manager::remove_all(bool deferred) {
     }
   }
   if (!by_name_.empty())
-    base::log_warn("device-mapper", "ioctl: remove_all left " + std::to_string(by_name_.size()) +
-                                        " open device(s)");
+    base::log_warn("device-mapper",
+                   "ioctl: remove_all left " + std::to_string(by_name_.size()) + " open device(s)");
   co_return by_name_.size();
 }
 

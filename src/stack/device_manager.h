@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The device-mapper's control plane: named devices with a live and an inactive table, and the kernel's
-// rules for changing them. Errors carry the kernel's errno; messages are its log lines.
+// The device-mapper's control plane: named devices with a live and an inactive table, and the
+// kernel's rules for changing them. Errors carry the kernel's errno; messages are its log lines.
 //
-// Everything runs on reactor 0. Calls for one device are done one after the other, except wait() and
-// queries.
+// Everything runs on reactor 0. Calls for one device are done one after the other, except wait()
+// and queries.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,7 @@ class source_opener {
  public:
   virtual ~source_opener() = default;
   // Errors: nodev (no such path), ENXIO (no such number), busy, access.
-  virtual rt::task<base::outcome<block::opened_device>> open(std::string source,
-                                                            bool writable) = 0;
+  virtual rt::task<base::outcome<block::opened_device>> open(std::string source, bool writable) = 0;
 };
 
 struct device_state {
@@ -99,8 +98,7 @@ class device_manager {
 
   base::outcome<device_state> state(device_key key) const;
   std::vector<device_state> list() const;  // by name
-  rt::task<base::outcome<std::vector<table_line>>> status(device_key key,
-                                                          block::status_request q,
+  rt::task<base::outcome<std::vector<table_line>>> status(device_key key, block::status_request q,
                                                           bool inactive);
   // The last opened first, as the kernel lists them.
   base::outcome<std::vector<device_number>> deps(device_key key, bool inactive) const;

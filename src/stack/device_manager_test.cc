@@ -80,8 +80,7 @@ TEST_F(manager, bad_tables_say_what_the_kernel_says) {
     return r ? std::string("loaded") : r.error().message;
   };
   EXPECT_EQ(text({}), "ioctl: populate_table: no targets specified");
-  EXPECT_EQ(text({{8, 8, "linear", "/dev/vda 0"}}),
-            "table: 253:0: linear: Gap in table (-EINVAL)");
+  EXPECT_EQ(text({{8, 8, "linear", "/dev/vda 0"}}), "table: 253:0: linear: Gap in table (-EINVAL)");
   EXPECT_EQ(text({{0, 0, "linear", "/dev/vda 0"}}), "table: 253:0: zero-length target");
   EXPECT_EQ(text({{0, UINT64_MAX, "linear", "/dev/vda 0"}}), "table: 253:0: too large device");
   EXPECT_EQ(text({{0, 8, "nosuch", ""}}), "table: 253:0: nosuch: unknown target type");

@@ -92,10 +92,10 @@ class device_manager::context final : public block::target_context {
                            uint64_t sectors) override {
     const uint64_t size = d.device->limits().size_bytes / block::sector_bytes;
     if (size == 0 || (start_sector <= size && sectors <= size - start_sector)) return {};
-    return failure{errc::inval, d.number.text() + " too small for target: start=" +
-                                    std::to_string(start_sector) + ", len=" +
-                                    std::to_string(sectors) + ", dev_size=" +
-                                    std::to_string(size)};
+    return failure{errc::inval, d.number.text() +
+                                    " too small for target: start=" + std::to_string(start_sector) +
+                                    ", len=" + std::to_string(sectors) +
+                                    ", dev_size=" + std::to_string(size)};
   }
 
   rt::runtime& runtime() noexcept override { return manager_.runtime_; }
@@ -103,8 +103,8 @@ class device_manager::context final : public block::target_context {
   uint64_t length_sectors() const noexcept override { return length_; }
   bool read_only() const noexcept override { return read_only_; }
 
-  std::shared_ptr<void> shared_state(
-      const std::string& key, const std::function<std::shared_ptr<void>()>& make) override {
+  std::shared_ptr<void> shared_state(const std::string& key,
+                                     const std::function<std::shared_ptr<void>()>& make) override {
     std::weak_ptr<void>& slot = manager_.shared_[key];
     if (auto alive = slot.lock()) return alive;
     auto made = make();
@@ -113,8 +113,8 @@ class device_manager::context final : public block::target_context {
   }
 
   std::function<void(std::vector<std::string>)> event_sink() override {
-    return [manager = &manager_, where = std::weak_ptr<entry>(entry_)](
-               std::vector<std::string> variables) {
+    return [manager = &manager_,
+            where = std::weak_ptr<entry>(entry_)](std::vector<std::string> variables) {
       if (const entry_ptr e = where.lock()) manager->raise_event(*e, std::move(variables));
     };
   }
@@ -141,8 +141,7 @@ outcome<void> device_manager::check_line(const entry& e, const table_line& l,
     if (index != 0)
       return table_failure(e.number, l.type, errc::inval,
                            "singleton target type must appear alone in table");
-    return plain_failure(e.number,
-                         "target type " + l.type + " must appear alone in table");
+    return plain_failure(e.number, "target type " + l.type + " must appear alone in table");
   }
   return {};
 }
@@ -174,8 +173,8 @@ task<outcome<std::unique_ptr<device_manager::live_table>>> device_manager::build
     CO_CHECK(check_line(*e, l, expected, i, lines.size()));
     auto made = co_await construct(e, l, read_only);
     if (!made) co_return made.error();
-    segments.push_back({l.start_sector * block::sector_bytes,
-                        l.length_sectors * block::sector_bytes, *made});
+    segments.push_back(
+        {l.start_sector * block::sector_bytes, l.length_sectors * block::sector_bytes, *made});
     built->lines.push_back({l.start_sector, l.length_sectors, find_type(l.type), *made});
     expected = l.start_sector + l.length_sectors;
   }

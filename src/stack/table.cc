@@ -36,10 +36,10 @@ base::outcome<std::unique_ptr<table>> table::make(std::vector<segment> segments)
   uint64_t at = 0;
   for (const segment& s : segments) {
     if (s.start != at || s.length_bytes == 0 || s.start + s.length_bytes < s.start)
-      return base::failure{base::errc::inval,
-                           "the table has a gap or an overlap at sector " +
-                               std::to_string(s.start / 512) + ", expected sector " +
-                               std::to_string(at / 512) + " (lines must follow each other)"};
+      return base::failure{base::errc::inval, "the table has a gap or an overlap at sector " +
+                                                  std::to_string(s.start / 512) +
+                                                  ", expected sector " + std::to_string(at / 512) +
+                                                  " (lines must follow each other)"};
     at = s.end();
   }
   if (segments.empty())
@@ -57,9 +57,8 @@ std::unique_ptr<table> table::whole(std::shared_ptr<block::block_device> target)
 }
 
 const table::segment* table::search(uint64_t offset) const noexcept {
-  const auto after = std::upper_bound(
-      segments_.begin(), segments_.end(), offset,
-      [](uint64_t o, const segment& s) { return o < s.start; });
+  const auto after = std::upper_bound(segments_.begin(), segments_.end(), offset,
+                                      [](uint64_t o, const segment& s) { return o < s.start; });
   if (after == segments_.begin()) return nullptr;
   const segment& s = *std::prev(after);
   return offset < s.end() ? &s : nullptr;

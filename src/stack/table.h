@@ -28,8 +28,7 @@ class table {
 
   // The segment that holds `offset`, or nullptr beyond the end.
   const segment* find(uint64_t offset) const noexcept {
-    if (segments_.size() == 1)
-      return offset < segments_[0].length_bytes ? &segments_[0] : nullptr;
+    if (segments_.size() == 1) return offset < segments_[0].length_bytes ? &segments_[0] : nullptr;
     return search(offset);
   }
   const std::vector<segment>& segments() const noexcept { return segments_; }

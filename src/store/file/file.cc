@@ -26,8 +26,8 @@ bool is_aligned(uint64_t offset, segments s, uint64_t unit) noexcept {
   return bits % unit == 0;
 }
 
-// A file opened with O_DIRECT. Writes run on the home reactor, under a range lock in whole units, so
-// that the read-modify-write of one request never brings back what another has just replaced.
+// A file opened with O_DIRECT. Writes run on the home reactor, under a range lock in whole units,
+// so that the read-modify-write of one request never brings back what another has just replaced.
 class direct_device final : public block::block_device {
  public:
   explicit direct_device(std::unique_ptr<rt::file> file)
@@ -90,8 +90,7 @@ class direct_device final : public block::block_device {
     const auto first = whole.first(unit_), last = whole.span().last(unit_);
     if (begin != offset) CO_CHECK(co_await read_whole(begin, first, io));
     const bool same_unit = end - begin == unit_ && begin != offset;
-    if (end != offset + length && !same_unit)
-      CO_CHECK(co_await read_whole(end - unit_, last, io));
+    if (end != offset + length && !same_unit) CO_CHECK(co_await read_whole(end - unit_, last, io));
     block::copy_from(from, whole.span().subspan(offset - begin, length));
     const block::segment_list all{base::bytes_view(whole.span())};
     co_return co_await file_.write(begin, all.view(), io);

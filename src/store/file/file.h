@@ -17,9 +17,10 @@ struct file_options {
   bool direct = false;
 };
 
-// Opens on the calling reactor, which becomes the home of unaligned direct writes, and locks the file
-// as QEMU does. Blocks (control path). Errors: what open said, busy when another program has it, inval
-// for a direct file whose size is no multiple of its alignment; each names the path and the remedy.
+// Opens on the calling reactor, which becomes the home of unaligned direct writes, and locks the
+// file as QEMU does. Blocks (control path). Errors: what open said, busy when another program has
+// it, inval for a direct file whose size is no multiple of its alignment; each names the path and
+// the remedy.
 base::outcome<std::unique_ptr<block::block_device>> open_file_store(rt::file_system& files,
                                                                     const std::string& path,
                                                                     file_options options);

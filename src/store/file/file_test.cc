@@ -77,8 +77,8 @@ TEST_P(file_store, random_requests_of_any_alignment_agree_with_a_model) {
         break;
       case 2:
         ASSERT_TRUE(rt_->run_until(d->read(at, rt::segments(&v, 1), {})));
-        ASSERT_TRUE(std::equal(data.begin(), data.end(),
-                               model.begin() + static_cast<ptrdiff_t>(at)));
+        ASSERT_TRUE(
+            std::equal(data.begin(), data.end(), model.begin() + static_cast<ptrdiff_t>(at)));
         break;
     }
   }
@@ -99,16 +99,17 @@ TEST_P(file_store, discard_gives_space_back_and_extents_tell_holes) {
   const iovec v{aligned, size};
   ASSERT_TRUE(rt_->run_until(d->write(0, rt::segments(&v, 1), {})));
   ASSERT_TRUE(rt_->run_until(d->flush({})));
-  struct stat before {}, after {};
+  struct stat before {
+  }, after{};
   ::stat(path_.c_str(), &before);
   ASSERT_TRUE(rt_->run_until(d->discard(65536, size / 2, {})));
   ::stat(path_.c_str(), &after);
   EXPECT_LT(after.st_blocks, before.st_blocks);
   block::extent_list out;
   ASSERT_TRUE(rt_->run_until(d->extents(0, size, out, {})));
-  EXPECT_EQ(out.runs(), (std::vector<block::extent>{{65536, false, false},
-                                                    {size / 2, true, true},
-                                                    {size / 2 - 65536, false, false}}));
+  EXPECT_EQ(out.runs(),
+            (std::vector<block::extent>{
+                {65536, false, false}, {size / 2, true, true}, {size / 2 - 65536, false, false}}));
   std::free(aligned);
 }
 

@@ -22,8 +22,7 @@ base::outcome<std::unique_ptr<memory_device>> memory_device::make(uint64_t size_
     return base::failure{base::errc::nomem, "cannot reserve " + base::format_size(size_bytes) +
                                                 " of address space for a memory device (choose a "
                                                 "smaller size)"};
-  return std::unique_ptr<memory_device>(
-      new memory_device(static_cast<std::byte*>(p), size_bytes));
+  return std::unique_ptr<memory_device>(new memory_device(static_cast<std::byte*>(p), size_bytes));
 }
 
 memory_device::memory_device(std::byte* memory, uint64_t size_bytes)
@@ -91,8 +90,8 @@ task<result<void>> memory_device::write_zeroes(uint64_t offset, uint64_t length,
   co_return result<void>{};
 }
 
-task<result<void>> memory_device::extents(uint64_t offset, uint64_t length,
-                                          block::extent_list& out, block::io_opts) {
+task<result<void>> memory_device::extents(uint64_t offset, uint64_t length, block::extent_list& out,
+                                          block::io_opts) {
   const uint64_t end = offset + length;
   while (offset < end) {
     const uint64_t chunk = offset / chunk_bytes;
@@ -109,9 +108,10 @@ block::lease memory_device::borrow(uint64_t offset, uint64_t length) noexcept {
 }
 
 uint64_t memory_device::allocated_bytes() const noexcept {
-  return chunk_bytes * static_cast<uint64_t>(std::count_if(
-                           written_.begin(), written_.end(),
-                           [](const auto& w) { return w.load(std::memory_order_relaxed); }));
+  return chunk_bytes *
+         static_cast<uint64_t>(std::count_if(written_.begin(), written_.end(), [](const auto& w) {
+           return w.load(std::memory_order_relaxed);
+         }));
 }
 
 }  // namespace lbd::store

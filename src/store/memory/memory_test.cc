@@ -48,11 +48,10 @@ TEST_F(memory_store, extents_and_discard_agree_with_the_bytes) {
   fill(*d, 65536, 2 * 65536, 'a');
   fill(*d, 4 * 65536, 512, 'b');
   EXPECT_EQ(d->allocated_bytes(), 3u * 65536);
-  EXPECT_EQ(runs(*d, 0, 4 * 65536 + 512),
-            (std::vector<extent>{{65536, true, true},
-                                 {2 * 65536, false, false},
-                                 {65536, true, true},
-                                 {512, false, false}}));
+  EXPECT_EQ(runs(*d, 0, 4 * 65536 + 512), (std::vector<extent>{{65536, true, true},
+                                                               {2 * 65536, false, false},
+                                                               {65536, true, true},
+                                                               {512, false, false}}));
   ASSERT_TRUE(rt_->run_until(d->discard(65536 + 100, 65536, {})));
   EXPECT_EQ(take(*d, 65536 + 99, 3), std::string("a\0\0", 3));
   EXPECT_EQ(take(*d, 2 * 65536 + 99, 2), std::string("\0a", 2));

@@ -56,8 +56,7 @@ task<std::string> linear::status(block::status_request q) {
   co_return child_.number.text() + " " + std::to_string(start_sector_);
 }
 
-void linear::for_each_child(
-    const std::function<void(const block::opened_device&)>& visit) const {
+void linear::for_each_child(const std::function<void(const block::opened_device&)>& visit) const {
   visit(child_);
 }
 

@@ -29,8 +29,7 @@ class linear final : public block::target {
                       block::path& way) noexcept override;
 
   rt::task<std::string> status(block::status_request q) override;
-  void for_each_child(
-      const std::function<void(const block::opened_device&)>& visit) const override;
+  void for_each_child(const std::function<void(const block::opened_device&)>& visit) const override;
 
  private:
   const block::opened_device child_;

@@ -115,9 +115,8 @@ bool block_map::find_run(uint64_t block, uint32_t begin, uint32_t end, run& out)
   if (k.what == known::kind::uniform) {
     out = k.whole;
   } else {
-    const auto after =
-        std::upper_bound(k.parts->begin(), k.parts->end(), begin,
-                         [](uint32_t at, const run& r) { return at < r.begin; });
+    const auto after = std::upper_bound(k.parts->begin(), k.parts->end(), begin,
+                                        [](uint32_t at, const run& r) { return at < r.begin; });
     out = *std::prev(after);
     if (end > out.end) return false;
   }
@@ -135,8 +134,7 @@ void block_map::set(uint64_t block, runs r) {
     slot.store(p, std::memory_order_release);
   }
   uint64_t value = compact(r);
-  if (value == 0)
-    value = reinterpret_cast<uint64_t>(new runs(std::move(r))) | tag_mixed;
+  if (value == 0) value = reinterpret_cast<uint64_t>(new runs(std::move(r))) | tag_mixed;
   const uint64_t old =
       p->entries[block % entries_per_page].exchange(value, std::memory_order_acq_rel);
   if ((old & tag_mask) == tag_mixed) retired_.emplace_back(mixed_of(old));

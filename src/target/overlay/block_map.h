@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The merged map of an overlay: for each 64 KiB block of the device which layer holds its bytes, and
-// where. Filled lazily, so that a read is one look-up however deep the stack is.
+// The merged map of an overlay: for each 64 KiB block of the device which layer holds its bytes,
+// and where. Filled lazily, so that a read is one look-up however deep the stack is.
 //
-// Written by the home reactor only; every reactor reads it without locks. A reader must be inside the
-// overlay's epoch while it uses what a look-up returned: entries that describe a mixed block are
-// freed only after a grace period.
+// Written by the home reactor only; every reactor reads it without locks. A reader must be inside
+// the overlay's epoch while it uses what a look-up returned: entries that describe a mixed block
+// are freed only after a grace period.
 #pragma once
 
 #include <atomic>
@@ -60,7 +60,8 @@ class block_map {
   // The run that holds all of [begin, end) of the block; false if there is none or it is unknown.
   bool find_run(uint64_t block, uint32_t begin, uint32_t end, run& out) const noexcept;
 
-  // Home reactor only. set() takes over a block's runs; what it replaces is kept until free_retired().
+  // Home reactor only. set() takes over a block's runs; what it replaces is kept until
+  // free_retired().
   void set(uint64_t block, runs r);
   bool is_known(uint64_t block) const noexcept;
   size_t retired_count() const noexcept { return retired_.size(); }

@@ -45,9 +45,7 @@ device::device(rt::runtime& runtime, std::vector<member> members, block::change_
 
 device::~device() = default;
 
-void device::leave(uint64_t cookie, errc) noexcept {
-  epochs_.leave(static_cast<uint32_t>(cookie));
-}
+void device::leave(uint64_t cookie, errc) noexcept { epochs_.leave(static_cast<uint32_t>(cookie)); }
 
 void device::count(bool is_write, size_t layer, uint64_t bytes) noexcept {
   layer_counters& c = slots_[rt::reactor::current().index()].layers[layer];

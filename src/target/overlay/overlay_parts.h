@@ -54,8 +54,7 @@ class zero_device final : public block::block_device {
     limits_.read_only = true;
     void* p = ::mmap(nullptr, block::bounds::request_bytes, PROT_READ,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p != MAP_FAILED)
-      pages_ = {static_cast<const std::byte*>(p), block::bounds::request_bytes};
+    if (p != MAP_FAILED) pages_ = {static_cast<const std::byte*>(p), block::bounds::request_bytes};
   }
   ~zero_device() override {
     if (!pages_.empty()) ::munmap(const_cast<std::byte*>(pages_.data()), pages_.size());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// striped: chunks dealt out over devices in turn, `striped <n> <chunk> {<device> <start>}n`, sectors.
-// State: an error counter per device, for status and events.
-// After a crash: as the devices below; a request over several chunks may be done in part.
+// striped: chunks dealt out over devices in turn, `striped <n> <chunk> {<device> <start>}n`,
+// sectors. State: an error counter per device, for status and events. After a crash: as the devices
+// below; a request over several chunks may be done in part.
 #include <algorithm>
 #include <atomic>
 
@@ -207,8 +207,8 @@ class striped final : public block::target, private block::crossing {
 
 failure refused(const char* text) { return failure{errc::inval, text}; }
 
-task<base::outcome<std::shared_ptr<block::target>>> create_striped(
-    block::target_context& context, std::vector<std::string> args) {
+task<base::outcome<std::shared_ptr<block::target>>> create_striped(block::target_context& context,
+                                                                   std::vector<std::string> args) {
   if (args.size() < 2) co_return refused("Not enough arguments");
   const auto count = block::parse_kstrtouint(args[0]);
   if (!count || *count == 0) co_return refused("Invalid stripe count");
@@ -228,9 +228,8 @@ task<base::outcome<std::shared_ptr<block::target>>> create_striped(
     CO_CHECK(context.check_area(*device, *start, length / *count));
     stripes.push_back(std::make_unique<stripe>(*std::move(device), *start));
   }
-  co_return std::shared_ptr<block::target>(
-      std::make_shared<striped>(std::move(stripes), *chunk, length, context.event_sink(),
-                                rt::reactor::current()));
+  co_return std::shared_ptr<block::target>(std::make_shared<striped>(
+      std::move(stripes), *chunk, length, context.event_sink(), rt::reactor::current()));
 }
 
 }  // namespace

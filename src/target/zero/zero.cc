@@ -34,8 +34,7 @@ class zero final : public block::target {
   task<result<void>> write_zeroes(uint64_t, uint64_t, io_opts) override {
     co_return result<void>{};
   }
-  task<result<void>> extents(uint64_t, uint64_t length, block::extent_list& out,
-                             io_opts) override {
+  task<result<void>> extents(uint64_t, uint64_t length, block::extent_list& out, io_opts) override {
     out.append({length, true, true});
     co_return result<void>{};
   }
