@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "export/nbd/lost_changes.h"
 #include "export/nbd/server.h"
 #include "wire/nbd/protocol.h"
 
@@ -12,12 +13,14 @@ namespace lbd::nbd_server {
 
 // Made and changed on reactor 0; connections on other reactors read what is const or atomic.
 struct export_entry {
-  explicit export_entry(export_options o)
+  export_entry(export_options o, std::shared_ptr<lost_changes> l)
       : options(std::move(o)),
+        lost(std::move(l)),
         read_only(options.read_only || options.device->limits().read_only),
         size_bytes(options.device->limits().size_bytes) {}
 
   const export_options options;
+  const std::shared_ptr<lost_changes> lost;  // shared by the exports of one device
   const bool read_only;
   std::atomic<uint64_t> size_bytes;
   bool removed = false;  // reactor 0

@@ -197,6 +197,35 @@ TEST_F(lifecycle, a_lost_connection_whose_requests_hang_keeps_others_out_but_not
   EXPECT_TRUE(wait_until([&] { return serves(); }));
 }
 
+// The kernel's client with several connections sends again on one that is open.
+TEST_F(lifecycle, open_connections_wait_for_overlapping_changes_of_a_lost_one) {
+  start();
+  auto lost = connect(), other = connect(), third = connect();
+  disk_.hold = true;
+  const auto old_data = pattern(8192, 1), new_data = pattern(4096, 2);
+  lost->request(command::write, 1, 8192, 8192, 0, old_data);
+  ASSERT_TRUE(wait_until([&] { return disk_.started == 1; }));
+  disk_.hold_first = 1;
+  disk_.hold = false;
+  lost->close();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  // Reads, and changes elsewhere, are served.
+  EXPECT_EQ(other->call(command::read, 8192, 4096).error, wire_error::none);
+  EXPECT_EQ(other->call(command::write, 4096, 4096, 0, new_data).error, wire_error::none);
+  EXPECT_EQ(third->call(command::trim, 16384, 4096).error, wire_error::none);
+  other->request(command::write, 7, 12288, 4096, 0, new_data);
+  third->request(command::write_zeroes, 8, 8192, 1);
+  EXPECT_FALSE(other->readable(50));
+  EXPECT_FALSE(third->readable(1));
+  disk_.hold_first = 0;
+  EXPECT_EQ(other->reply(nothing).second.error, wire_error::none);
+  EXPECT_EQ(third->reply(nothing).second.error, wire_error::none);
+  EXPECT_EQ(disk_.memory[8192], std::byte{0});
+  EXPECT_EQ(disk_.memory[8193], old_data[1]);
+  EXPECT_EQ(std::memcmp(disk_.memory.data() + 12288, new_data.data(), 4096), 0);
+  EXPECT_EQ(other->call(command::write, 8192, 4096, 0, new_data).error, wire_error::none);
+}
+
 TEST_F(lifecycle, half_a_write_changes_nothing) {
   start();
   for (const uint32_t length : {4096u, 500'000u}) {

@@ -27,6 +27,12 @@ std::shared_ptr<export_entry> registry::find(std::string_view name) const {
   return found == nullptr && name.empty() && !exports_.empty() ? exports_.front() : found;
 }
 
+std::shared_ptr<lost_changes> registry::lost_changes_of(const block::block_device& device) const {
+  for (const auto& e : exports_)
+    if (&e->device() == &device) return e->lost;
+  return nullptr;
+}
+
 void registry::remove(const export_entry& e) {
   std::erase_if(exports_, [&e](const auto& p) { return p.get() == &e; });
 }

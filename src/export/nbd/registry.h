@@ -17,6 +17,8 @@ class registry {
   std::shared_ptr<export_entry> find(std::string_view name) const;
   std::shared_ptr<export_entry> find_exactly(std::string_view name) const;
   const std::vector<std::shared_ptr<export_entry>>& exports() const noexcept { return exports_; }
+  // Those of a device that is exported already, or nullptr.
+  std::shared_ptr<lost_changes> lost_changes_of(const block::block_device& device) const;
   void add(std::shared_ptr<export_entry> e) { exports_.push_back(std::move(e)); }
   void remove(const export_entry& e);
 

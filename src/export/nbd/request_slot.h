@@ -32,6 +32,7 @@ struct request_slot {
   block::path way;
   block::place at{};
   bool lent = false;
+  bool changing = false;                // the device is changing the request's range
   receive_chunk* payload_in = nullptr;  // a write's payload used in place
   base::bytes_view payload;             // of a write
   rt::buffer owned;
@@ -85,6 +86,13 @@ class slot_pool {
     if (--chunk->users != 0) return;
     delete chunk;
     bytes_.release(receive_chunk::bytes);
+  }
+
+  // Calls f(slot) for each request that changes the device.
+  template <class F>
+  void for_each_changing(F f) const {
+    for (const request_slot& s : all_)
+      if (s.changing) f(s);
   }
 
   // The reply was sent or will never be: everything the slot holds goes back.

@@ -66,6 +66,11 @@ class server::impl {
     listeners_.push_back(std::move(l));
     rt::spawn(accept_all(*listeners_.back()));
   }
+  void add_export(export_options options) {
+    std::shared_ptr<lost_changes> lost = registry_.lost_changes_of(*options.device);
+    if (lost == nullptr) lost = std::make_shared<lost_changes>(rt_.at(0));
+    registry_.add(std::make_shared<export_entry>(std::move(options), std::move(lost)));
+  }
   void welcome(rt::socket s);
   server_info info() const;
   task<void> end_connections(const export_entry* of);
@@ -269,7 +274,7 @@ outcome<void> server::add_export(export_options options) {
   for (const auto& e : impl_->registry_.exports())
     if (e->options.name == options.name)
       return failure{errc::exist, "there is an export named '" + options.name + "' already"};
-  impl_->registry_.add(std::make_shared<export_entry>(std::move(options)));
+  impl_->add_export(std::move(options));
   return {};
 }
 

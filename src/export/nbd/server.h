@@ -2,11 +2,14 @@
 // The NBD server: listening sockets, named exports, and the connections between them. Everything
 // here is called on reactor 0 of the runtime; connections are spread over all of them.
 //
-// What is promised about a connection that is lost (the client closed it, or the kernel gave it up
-// and opened another one): a new connection to the same device enters its transmission phase only
-// after every lost one has consumed its input and completed its requests, so that no old write
-// lands after a new one. A connection whose end has not reached this host (a cut network) cannot be
-// told from one that lives; TCP keep-alive finds it in time.
+// What is promised about a connection that is lost: the client closed it without a farewell, or
+// gave it up and sends its requests again elsewhere. No old change lands after a newer one:
+// - a new connection to the same device enters its transmission phase only after every lost one has
+//   consumed its input and completed its requests;
+// - on connections that are open already, a change waits for those changes of lost connections that
+//   overlap it.
+// A connection whose end has not reached this host (a cut network) cannot be told from one that
+// lives; keep-alive finds it in time.
 #pragma once
 
 #include <cstdint>

@@ -39,7 +39,8 @@ class test_device final : public block::block_device, private block::crossing {
 
   std::vector<std::byte> memory;
   block::limits limits_;
-  std::atomic<bool> hold{false};  // operations wait
+  std::atomic<bool> hold{false};   // operations wait
+  std::atomic<int> hold_first{0};  // ... or only so many of the first ones
   std::atomic<errc> error{errc::ok};
   std::atomic<bool> lend{false};
   base::bytes_view foreign;        // lent instead of `memory`; reads find zeros there
@@ -104,10 +105,10 @@ class test_device final : public block::block_device, private block::crossing {
  private:
   void leave(uint64_t, errc) noexcept override { --borrowed; }
   task<result<void>> begin(uint64_t length, block::io_opts io) {
-    ++started;
+    const int number = ++started;
     last_flags = io.flags;
     longest = std::max<uint64_t>(longest, length);
-    while (hold) co_await rt::sleep_for(std::chrono::milliseconds(1));
+    while (hold || number <= hold_first) co_await rt::sleep_for(std::chrono::milliseconds(1));
     if (io.cancel != nullptr && io.cancel->canceled) ++canceled;
     const errc code = error;
     if (code == errc::ok) co_return result<void>{};

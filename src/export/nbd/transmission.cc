@@ -31,6 +31,10 @@ nbd::export_facts facts_of(const agreement& a) noexcept {
   return f;
 }
 
+bool changes(nbd::command c) noexcept {
+  return c == nbd::command::write || c == nbd::command::trim || c == nbd::command::write_zeroes;
+}
+
 // Runs something at a time, unless it goes out of scope before.
 class alarm : rt::timer {
  public:
@@ -69,11 +73,22 @@ task<bool> transmission::serve() {
   co_await receive_requests();
   connection_.ending.store(true, std::memory_order_release);
   if (pending_ != nullptr) pool_.release(*std::exchange(pending_, nullptr));
-  if (!disconnected_ && gone(connection_.socket.fd())) cancel_.canceled = true;
+  const bool lost = !disconnected_ && !draining_;
+  if (lost && gone(connection_.socket.fd())) cancel_.canceled = true;
+  if (lost) co_await tell_lost();
   co_await pool_.all_returned();
+  if (lost) co_await export_->lost->gone(connection_.id);
   output_.close();
   if (draining_ && !output_.dead()) co_await linger();
   co_return true;
+}
+
+task<void> transmission::tell_lost() {
+  std::vector<byte_range> ranges;
+  pool_.for_each_changing([&ranges](const request_slot& s) {
+    ranges.push_back({s.request.offset, s.request.offset + s.request.length});
+  });
+  co_await export_->lost->lost(connection_.id, std::move(ranges));
 }
 
 task<bool> transmission::drain() {
@@ -97,6 +112,11 @@ task<bool> transmission::provide(need what) {
   if (what == need::payload) co_return co_await receive_payload();
   if (what == need::skip) co_return co_await refuse_write();
   if (what == need::slot) pending_ = co_await pool_.take();
+  if (what == need::clearance) {
+    const byte_range range{front_.offset, front_.offset + front_.length};
+    co_await export_->lost->clear_of(range, connection_);
+    cleared_ = true;
+  }
   if (what == need::memory) co_await pool_.charge(*pending_, front_.length);
   co_return what != need::stop;
 }
@@ -125,6 +145,8 @@ transmission::need transmission::take_request(const nbd::request& r) {
   if (error != wire_error::none && payload != 0) return need::skip;
   const bool complete = input_.size() - nbd::request_bytes >= payload;
   if (!complete && payload <= receive_buffer::in_place_bytes) return need::input;
+  if (error == wire_error::none && changes(r.type) && !cleared_ && export_->lost->any())
+    return need::clearance;
   if (pending_ == nullptr) pending_ = pool_.try_take();
   if (pending_ == nullptr) return need::slot;
   const bool holds_memory =
@@ -136,6 +158,7 @@ transmission::need transmission::take_request(const nbd::request& r) {
   input_.consume(nbd::request_bytes);
   pending_->request = r;
   pending_->structured = structured_;
+  cleared_ = false;
   connection_.counters.requests.add(1);
   if (!complete) return need::payload;
   request_slot& s = *std::exchange(pending_, nullptr);
@@ -154,6 +177,7 @@ transmission::need transmission::take_request(const nbd::request& r) {
 
 void transmission::start(request_slot& s) {
   if (s.request.length == 0 && s.request.type != nbd::command::flush) return finish(s, errc::ok);
+  s.changing = changes(s.request.type);
   switch (s.request.type) {
     case nbd::command::read:
       return start_read(s);
@@ -304,6 +328,7 @@ void transmission::fail(request_slot& s, wire_error error) {
 }
 
 void transmission::answer(request_slot& s) {
+  s.changing = false;
   connection_.counters.answered.add(1);
   output_.push(s);
 }

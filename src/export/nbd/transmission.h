@@ -33,7 +33,7 @@ class transmission {
 
  private:
   // What the request at the front of the input waits for.
-  enum class need { nothing, input, slot, memory, payload, skip, stop };
+  enum class need { nothing, input, slot, memory, payload, clearance, skip, stop };
 
   // transmission.cc: the input
   rt::task<void> receive_requests();
@@ -44,6 +44,7 @@ class transmission {
   rt::task<int64_t> receive_into(base::bytes_span to, int flags);
   rt::task<bool> receive_payload();
   rt::task<bool> refuse_write();
+  rt::task<void> tell_lost();
   rt::task<void> linger();
   void start(request_slot& s);
   void start_read(request_slot& s);
@@ -81,6 +82,7 @@ class transmission {
   stoppable_io receiving_;
   request_slot* pending_ = nullptr;  // taken for the request at the front
   nbd::request front_{};
+  bool cleared_ = false;            // nothing lost overlaps it
   bool waiting_for_input_ = false;  // receiving_ waits for a request, not for a payload
   bool draining_ = false;
   bool drained_ = false;         // has looked once more since
