@@ -22,8 +22,9 @@ std::string as_json(const open_layers& stack, const std::vector<held_run>& runs)
     run["layer"] = r.layer ? nlohmann::json(*r.layer) : nlohmann::json(nullptr);
     list.push_back(std::move(run));
   }
-  const nlohmann::json all = {
-      {"size_bytes", stack.size_bytes}, {"layers", std::move(layers)}, {"runs", std::move(list)}};
+  const nlohmann::json all = {{"size_bytes", stack.size_bytes},
+                              {"layers", std::move(layers)},
+                              {"extents", std::move(list)}};
   return all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 

@@ -24,8 +24,7 @@ using base::outcome;
 const uri::endpoint default_endpoint{"localhost", 10809};
 
 failure at_option(const std::string& option, const failure& why) {
-  const char* remedy = why.code == errc::noent ? " (make the folder first)" : "";
-  return failure{why.code, option + ": " + why.message + remedy};
+  return failure{why.code, option + ": " + why.message};
 }
 
 // One server: its stacks, the NBD server, the management listeners.
@@ -147,10 +146,11 @@ rt::task<outcome<void>> serving::patiently(std::function<outcome<void>()> attemp
 // the host lacks the other's protocol, but none may be taken.
 rt::task<outcome<void>> serving::listen_tcp(std::string option, uri::endpoint at,
                                             listen_function listen) {
-  CO_TRY(const auto addresses, rt::socket_address::resolve(at.host, std::to_string(at.port), true));
+  const auto addresses = rt::socket_address::resolve(at.host, std::to_string(at.port), true);
+  if (!addresses) co_return at_option(option, addresses.error());
   outcome<void> answer = failure{errc::noent, "no address for " + uri::to_text(at)};
   bool any = false;
-  for (const rt::socket_address& address : addresses) {
+  for (const rt::socket_address& address : *addresses) {
     const std::function<outcome<void>()> attempt = [&listen, &address] { return listen(address); };
     answer = co_await patiently(attempt);
     any = any || answer;
@@ -170,7 +170,9 @@ rt::task<outcome<void>> serving::listen_unix(std::string option, std::string pat
   const std::function<outcome<void>()> attempt = [&listen, &address] { return listen(*address); };
   const outcome<void> done = co_await patiently(attempt);
   if (done) co_return done;
-  co_return at_option(option, done.error());
+  failure why = at_option(option, done.error());
+  if (why.code == errc::noent) why.message += " (make the folder first)";
+  co_return why;
 }
 
 rt::task<outcome<void>> serving::listen_to_clients() {
