@@ -92,11 +92,13 @@ class Libnbd(interop.Case):
                 h = handles[piece % 4]
                 while h.aio_in_flight() > 60:
                     h.poll(-1)
-                h.aio_pwrite(self.nbd.Buffer.from_bytearray(bytearray(data)), piece * unit, completion=lambda error: 1)
+                buffer = self.nbd.Buffer.from_bytearray(bytearray(data))
+                h.aio_pwrite(buffer, piece * unit, completion=lambda error: 1)
             for h in handles:
                 while h.aio_in_flight():
                     h.poll(-1)
-            self.assertTrue(bytes(handles[turn].pread(2 * MIB, 0)) == expected[:2 * MIB], f"turn {turn}: a neighbour was lost")
+            got = bytes(handles[turn].pread(2 * MIB, 0))
+            self.assertTrue(got == expected[:2 * MIB], f"turn {turn}: a neighbour was lost")
         for h in handles:
             h.shutdown()
         self.assertEqual(server.stop(), 0)
@@ -110,7 +112,8 @@ class Libnbd(interop.Case):
             expected = self.neighbours(unit, "-E", top, "-f", base, base=content)
             self.assert_clean(top)
             self.run_ok("qemu-img", "convert", "-f", "qcow2", "-O", "raw", top, self.path("by-qemu.raw"))
-            self.assertTrue(interop.read_file(self.path("by-qemu.raw")) == expected, f"unit {unit}: QEMU reads other bytes")
+            got = interop.read_file(self.path("by-qemu.raw"))
+            self.assertTrue(got == expected, f"unit {unit}: QEMU reads other bytes")
         direct = self.data_file("direct.img", 4 * MIB, holes=False)
         self.neighbours(700, "--source", f"file:{direct}?direct=1", base=interop.read_file(direct))
 

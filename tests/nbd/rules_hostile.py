@@ -139,8 +139,9 @@ def rule_31_vanishing_clients_hurt_nobody(t):
         for i in range(rng.randrange(1, 32)):
             length = rng.randrange(1, 512) * 512
             write = rng.random() < 0.5
-            batch += nbd.request(nbd.CMD_WRITE if write else nbd.CMD_READ, offset + rng.randrange(0, 15 * MIB) // 512 * 512,
-                                 length, 0, i, bytes(length) if write else b"")
+            at = offset + rng.randrange(0, 15 * MIB) // 512 * 512
+            batch += nbd.request(nbd.CMD_WRITE if write else nbd.CMD_READ, at, length, 0, i,
+                                 bytes(length) if write else b"")
         c.sock.settimeout(0.02)
         try:
             c.sock.sendall(batch[:rng.randrange(1, len(batch) + 1)])
@@ -165,7 +166,8 @@ def rule_31_gone_connections_leave_nothing_behind(t):
             if turn % 5 > 2:
                 c.go(t.name)
                 payload = bytes(65536 if turn % 5 == 4 else 1000)
-                c.send(nbd.request(nbd.CMD_READ, 0, 65536, 0, 1) + nbd.request(nbd.CMD_WRITE, 0, 65536, 0, 2, payload))
+                c.send(nbd.request(nbd.CMD_READ, 0, 65536, 0, 1) +
+                       nbd.request(nbd.CMD_WRITE, 0, 65536, 0, 2, payload))
             c.disconnect() if turn % 5 == 4 else c.close()
 
         for turn in range(50):
@@ -222,7 +224,7 @@ def ended(server, seconds):
 
 
 def stop_under_load(t, sign):
-    """Stops a server while clients read and write; returns (errors, how connections ended, exit status, idle closed)."""
+    """Stops a server under load: (errors, how connections ended, exit status, idle client closed)."""
     server = t.spawn()
     try:
         clients = []
