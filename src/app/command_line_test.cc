@@ -152,7 +152,8 @@ TEST(command_line, errors_are_one_line_that_names_the_option_and_the_help) {
        {"", "frob", "serve", "serve --frob", "serve x", "serve -l", "serve -l x:y -f z",
         "serve -s 1 -s 2 -f x", "serve -f x --io y", "serve -f x --reactors 0", "serve -u",
         "serve -f x --log-level loud", "serve -f x --cluster-size 3K", "serve -a 1 -a 2 -f x",
-        "serve --stdin -l 1 -f x", "ping extra", "completion fish", "map --bad", "serve --expandable="}) {
+        "serve --stdin -l 1 -f x", "ping extra", "completion fish", "map --bad",
+        "serve --expandable="}) {
     const std::string text = error_of(line);
     EXPECT_EQ(text.find('\n'), std::string::npos) << text;
     EXPECT_THAT(text, HasSubstr("--help")) << line;

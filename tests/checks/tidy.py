@@ -18,7 +18,7 @@ MAX_SCRIPT_COLUMNS = 120
 SPDX = "SPDX-License-Identifier: MIT"
 
 CODE = (".h", ".cc", ".py", ".sh", ".cmake", "CMakeLists.txt")
-PROSE = (".md", ".txt")
+PROSE = (".md", ".txt", ".1")
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|\bnot implemented\b|\bstub\b", re.IGNORECASE)
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The data that the golden images hold: every sector is 16 lines of 32 bytes that tell the seed, the
-// sector's number, the line, and a hash of both.
+// The data that the golden images hold: every sector is 16 lines of 32 bytes that tell the seed,
+// the sector's number, the line, and a hash of both.
 #pragma once
 
 #include <cstdint>
