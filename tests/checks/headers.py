@@ -34,7 +34,8 @@ def first_include(root, name):
 def check(root, compiler):
     files = [name for name in source.cpp_files(root) if name.startswith("src/")]
     shown = {first_include(root, name) for name in files if name.endswith(".cc")}
-    names = [name for name in files if name.endswith(".h") and name not in shown]
+    names = [name for name in files
+             if name.endswith(".h") and name not in shown and not source.is_test(name)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         said = pool.map(lambda name: compile_header(root, compiler, name), names)
     return [source.Finding(name, 0, f"does not compile by itself:\n{text}")
