@@ -218,6 +218,7 @@ class change_file final : public block::change_layer {
   rt::event commit_done_;
   std::vector<uint64_t> returning_;  // dropped by tables that are durable
   bool giving_back_ = false;
+  bool closing_ = false;
   rt::event gave_back_;
   base::result<void> last_commit_;
   std::optional<base::io_error> failed_;  // for good

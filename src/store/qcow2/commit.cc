@@ -18,6 +18,8 @@ using rt::task;
 namespace {
 // Clusters waiting to be given back before a commit is started for them.
 constexpr size_t many_dropped = 1024;
+// Clusters of one hole.
+constexpr size_t punched_at_once = 256;
 // Metadata writes in flight.
 constexpr size_t writes_at_once = 16;
 }  // namespace
@@ -124,11 +126,13 @@ task<void> change_file::give_back_in_background() {
 }
 
 // Gives the space of clusters with one reference back to the file system, best effort: one without
-// holes keeps it. REQUIRES: sorted.
+// holes keeps it, and some take milliseconds for each extent, so a file that is about to close
+// leaves it. REQUIRES: sorted.
 task<void> change_file::punch(const std::vector<uint64_t>& clusters) {
-  for (size_t i = 0; i < clusters.size();) {
+  for (size_t i = 0; i < clusters.size() && !closing_;) {
     size_t end = i;
-    while (end < clusters.size() && clusters[end] == clusters[i] + (end - i)) {
+    const size_t most = std::min(clusters.size(), i + punched_at_once);
+    while (end < most && clusters[end] == clusters[i] + (end - i)) {
       auto count = co_await refcounts_.get(clusters[end]);
       if (!count || *count != 1) break;
       ++end;
@@ -206,6 +210,7 @@ void change_file::commit_if_much() {
 }
 
 task<result<void>> change_file::close() {
+  closing_ = true;
   // Bytes written in place need a sync even where no metadata is dirty.
   result<void> r = co_await flush_home();
   // Giving clusters back makes refcounts dirty again: a few rounds.
@@ -227,6 +232,7 @@ task<result<void>> change_file::seal() {
   if (!closed) {
     // Still the top, for as long as it works.
     sealed_ = false;
+    closing_ = false;
     co_return closed;
   }
   block::downgrade_image_lock(file_);
