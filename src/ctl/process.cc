@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -135,6 +136,14 @@ base::outcome<rt::socket> standard_input_socket() {
     ::close(nothing);
   }
   return out;
+}
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  // Where it is refused the present limit has to do.
+  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 pid_file::~pid_file() {

@@ -42,6 +42,9 @@ base::outcome<std::vector<rt::socket>> inherited_listeners();
 // Standard input as a connected socket; standard error is kept away from the client. Errors: inval.
 base::outcome<rt::socket> standard_input_socket();
 
+// As many descriptors as the system allows: layers and clients need one each.
+void raise_descriptor_limit();
+
 // The pid file, removed with the object. Errors name the path.
 class pid_file {
  public:

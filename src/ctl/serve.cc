@@ -319,6 +319,7 @@ rt::task<outcome<void>> serve(rt::runtime& runtime, const serve_command& what,
 
 int run_serve(const serve_command& what) {
   base::set_log_level(what.log_level);
+  raise_descriptor_limit();
   auto signals = stop_signals::make();
   if (!signals) return fail("serve", signals.error());
   rt::runtime_options options;
