@@ -22,6 +22,12 @@ bool gone(int fd) noexcept { return (poll_now(fd, 0) & (POLLHUP | POLLERR | POLL
 
 bool readable_now(int fd) noexcept { return poll_now(fd, POLLIN) != 0; }
 
+bool is_tcp(int fd) noexcept {
+  sockaddr_storage a{};
+  socklen_t bytes = sizeof a;
+  return ::getsockname(fd, reinterpret_cast<sockaddr*>(&a), &bytes) == 0 && a.ss_family != AF_UNIX;
+}
+
 std::string describe_peer(int fd) {
   rt::socket_address a;
   a.bytes = sizeof a.storage;

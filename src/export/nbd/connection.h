@@ -64,6 +64,7 @@ struct connection {
 bool hung_up(int fd) noexcept;
 // Whether the peer has closed both sides, so that no reply can reach it.
 bool gone(int fd) noexcept;
+bool is_tcp(int fd) noexcept;
 // Whether a receive would return at once.
 bool readable_now(int fd) noexcept;
 // "127.0.0.1:40112" or "unix pid 4711 uid 1000".

@@ -226,6 +226,28 @@ TEST_F(lifecycle, open_connections_wait_for_overlapping_changes_of_a_lost_one) {
   EXPECT_EQ(other->call(command::write, 8192, 4096, 0, new_data).error, wire_error::none);
 }
 
+// ... also when the lost one was too busy to see that its client has gone.
+TEST_F(lifecycle, input_that_waits_behind_a_lost_clients_requests_is_dropped) {
+  start();
+  auto lost = connect(), other = connect();
+  disk_.hold_first = 1000;
+  const auto old_data = pattern(512, 1), new_data = pattern(512, 2);
+  const int most = int{block::bounds::requests_per_connection};
+  for (int i = 0; i < most; ++i) lost->request(command::write, 1, 4096, 512, 0, old_data);
+  for (int i = 0; i < 20; ++i) lost->request(command::write, 1, 0, 512, 0, old_data);
+  ASSERT_TRUE(wait_until([&] { return disk_.started == most; }));
+  lost->close();
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  other->request(command::write, 2, 4096, 512, 0, new_data);
+  EXPECT_FALSE(other->readable(50));
+  disk_.hold_first = 0;
+  EXPECT_EQ(other->reply(nothing).second.error, wire_error::none);
+  EXPECT_EQ(std::memcmp(disk_.memory.data() + 4096, new_data.data(), 512), 0);
+  ASSERT_TRUE(wait_until([&] { return server_->info().connections.size() == 1; }));
+  EXPECT_EQ(disk_.started, most + 1);
+  EXPECT_EQ(disk_.memory[1], std::byte{0});
+}
+
 TEST_F(lifecycle, half_a_write_changes_nothing) {
   start();
   for (const uint32_t length : {4096u, 500'000u}) {

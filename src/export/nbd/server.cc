@@ -97,12 +97,15 @@ class server::impl {
 
 task<void> server::impl::accept_all(listener& l) {
   l.accepting = true;
+  bool complained = false;
   while (!registry_.stopping()) {
     const int64_t fd = co_await l.io.accept(l.socket.fd());
     if (fd >= 0) {
+      complained = false;
       welcome(rt::socket(static_cast<int>(fd)));
     } else if (out_of_descriptors(fd)) {
-      base::log_warn("nbd", "no more descriptors for clients on " + l.address.text());
+      if (!std::exchange(complained, true))
+        base::log_warn("nbd", "no more descriptors for clients on " + l.address.text());
       co_await rt::sleep_for(std::chrono::nanoseconds(pause_without_descriptors_ns));
     } else if (fd != -EINTR && fd != -EAGAIN && fd != -ECONNABORTED && fd != -EPROTO) {
       break;
@@ -150,6 +153,8 @@ task<void> server::impl::serve(std::shared_ptr<connection> c) {
     if (agreed && !registry_.stopping()) co_await transmit(*c, *agreed);
   }
   base::log_debug("nbd", "client " + c->peer + " is gone");
+  // Somebody may still hold the connection, but the client is to see its end now.
+  c->socket.shutdown();
   add(gone_, c->counters.snapshot());
   registry_.remove(*c);
 }

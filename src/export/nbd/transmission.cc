@@ -22,6 +22,8 @@ constexpr uint32_t look_for_holes_bytes = 64 << 10;
 constexpr size_t payload_step_bytes = 1 << 20;
 // How long a client may take to notice that it is being disconnected.
 constexpr uint64_t linger_ns = 1'000'000'000;
+// How often a connection that is too busy to receive looks whether its client is still there.
+constexpr uint64_t look_for_hang_up_ns = 50'000'000;
 
 nbd::export_facts facts_of(const agreement& a) noexcept {
   nbd::export_facts f;
@@ -35,25 +37,29 @@ bool changes(nbd::command c) noexcept {
   return c == nbd::command::write || c == nbd::command::trim || c == nbd::command::write_zeroes;
 }
 
-// Runs something at a time, unless it goes out of scope before.
+// Runs something again and again in intervals, until it goes out of scope.
 class alarm : rt::timer {
  public:
   template <class F>
-  alarm(uint64_t after_ns, F& action) noexcept {
-    context_ = &action;
+  alarm(uint64_t interval_ns, F& action) noexcept : interval_ns_(interval_ns), context_(&action) {
     call_ = [](void* f) { (*static_cast<F*>(f))(); };
     run = [](rt::timer& t) {
       auto& self = static_cast<alarm&>(t);
+      self.start();
       self.call_(self.context_);
     };
-    reactor::current().start_timer(*this, reactor::current().now_ns() + after_ns);
+    start();
   }
   ~alarm() { reactor::current().stop_timer(*this); }
   alarm(const alarm&) = delete;
   alarm& operator=(const alarm&) = delete;
 
  private:
-  void* context_;
+  void start() {
+    reactor::current().start_timer(*this, reactor::current().now_ns() + interval_ns_);
+  }
+  const uint64_t interval_ns_;
+  void* const context_;
   void (*call_)(void*);
 };
 
@@ -73,22 +79,29 @@ task<bool> transmission::serve() {
   co_await receive_requests();
   connection_.ending.store(true, std::memory_order_release);
   if (pending_ != nullptr) pool_.release(*std::exchange(pending_, nullptr));
-  const bool lost = !disconnected_ && !draining_;
-  if (lost && gone(connection_.socket.fd())) cancel_.canceled = true;
-  if (lost) co_await tell_lost();
+  if (!disconnected_ && !draining_ && !told_lost_) co_await tell_lost();
   co_await pool_.all_returned();
-  if (lost) co_await export_->lost->gone(connection_.id);
+  if (told_lost_) co_await export_->lost->gone(connection_.id);
   output_.close();
-  if (draining_ && !output_.dead()) co_await linger();
+  if (draining_ && !output_.dead() && is_tcp(connection_.socket.fd())) co_await linger();
   co_return true;
 }
 
 task<void> transmission::tell_lost() {
+  told_lost_ = true;
+  if (gone(connection_.socket.fd())) cancel_.canceled = true;
   std::vector<byte_range> ranges;
   pool_.for_each_changing([&ranges](const request_slot& s) {
     ranges.push_back({s.request.offset, s.request.offset + s.request.length});
   });
   co_await export_->lost->lost(connection_.id, std::move(ranges));
+}
+
+// Input that waits behind requests under way is not to be carried out when its client is gone.
+void transmission::look_for_hang_up() {
+  if (told_lost_ || !hung_up(connection_.socket.fd())) return;
+  connection_.abort();
+  rt::spawn(tell_lost());
 }
 
 task<bool> transmission::drain() {
@@ -111,14 +124,17 @@ task<bool> transmission::provide(need what) {
   if (what == need::input) co_return co_await receive_more();
   if (what == need::payload) co_return co_await receive_payload();
   if (what == need::skip) co_return co_await refuse_write();
+  if (what == need::stop) co_return false;
+  auto look = [this] { look_for_hang_up(); };
+  const alarm watch(look_for_hang_up_ns, look);
   if (what == need::slot) pending_ = co_await pool_.take();
+  if (what == need::memory) co_await pool_.charge(*pending_, front_.length);
   if (what == need::clearance) {
     const byte_range range{front_.offset, front_.offset + front_.length};
     co_await export_->lost->clear_of(range, connection_);
     cleared_ = true;
   }
-  if (what == need::memory) co_await pool_.charge(*pending_, front_.length);
-  co_return what != need::stop;
+  co_return true;
 }
 
 // Looks at the request at the front and starts it, or says what is missing.

@@ -45,6 +45,7 @@ class transmission {
   rt::task<bool> receive_payload();
   rt::task<bool> refuse_write();
   rt::task<void> tell_lost();
+  void look_for_hang_up();
   rt::task<void> linger();
   void start(request_slot& s);
   void start_read(request_slot& s);
@@ -87,7 +88,8 @@ class transmission {
   bool draining_ = false;
   bool drained_ = false;         // has looked once more since
   bool last_was_large_ = false;  // a payload was received into a buffer of its own
-  bool disconnected_ = false;    // the client said so
+  bool told_lost_ = false;
+  bool disconnected_ = false;  // the client said so
 };
 
 }  // namespace lbd::nbd_server
