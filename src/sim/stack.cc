@@ -107,6 +107,8 @@ class single final : public subject {
     if (!opened) co_return opened.error();
     file_ = *std::move(opened);
     made_ = true;
+    disk_ = &disk;
+    boots_at_open_ = disk.boots();
     co_return outcome<void>{};
   }
   block::block_device& device() override { return *file_; }
@@ -115,7 +117,7 @@ class single final : public subject {
     const auto closed = co_await file_->close();
     if (r) r = closed;
     file_.reset();
-    sound_ = sound_ && r.has_value();
+    sound_ = sound_ && r.has_value() && disk_->boots() == boots_at_open_;
     co_return r;
   }
   std::string check_files(const sim_disk& disk) const override {
@@ -126,8 +128,10 @@ class single final : public subject {
   const image_shape shape_;
   const uint64_t size_bytes_;
   std::unique_ptr<change_file> file_;
+  const sim_disk* disk_ = nullptr;
+  uint64_t boots_at_open_ = 0;
   bool made_ = false;
-  bool sound_ = true;  // always closed well so far
+  bool sound_ = true;  // always closed well so far, with the power on
 };
 
 // --- a stack ---
@@ -203,8 +207,9 @@ class layered final : public subject {
   std::shared_ptr<overlay::device> overlay_;
   std::unique_ptr<stack::device> device_;
   change_file* top_ = nullptr;
+  uint64_t boots_at_open_ = 0;
   bool adding_ = false;
-  bool sound_ = true;
+  bool sound_ = true;  // always closed well so far, with the power on
 };
 
 task<outcome<void>> layered::make_first_layers() {
@@ -260,6 +265,7 @@ std::shared_ptr<overlay::device> layered::new_overlay(std::vector<overlay::membe
 task<outcome<void>> layered::open(world& w, sim_disk& disk) {
   disk_ = &disk;
   world_ = &w;
+  boots_at_open_ = disk.boots();
   if (paths_.empty()) CO_CHECK(co_await make_first_layers());
   co_await adopt_unfinished();
   CO_TRY(auto members, co_await open_members());
@@ -277,7 +283,7 @@ task<result<void>> layered::close() {
   device_.reset();
   overlay_.reset();
   top_ = nullptr;
-  sound_ = sound_ && r.has_value();
+  sound_ = sound_ && r.has_value() && disk_->boots() == boots_at_open_;
   co_return r;
 }
 
