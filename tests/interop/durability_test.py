@@ -61,6 +61,19 @@ class Durability(interop.Case):
     def test_change_file_over_data(self):
         self.check("-E", self.path("top.qcow2"), "-f", self.data_file("base.img", 4 * MIB))
 
+    def test_a_fua_write_to_a_place_written_before_survives_a_kill(self):
+        """The place is in the top layer already, but what names it there is not durable yet: FUA must see to it."""
+        nbd = testing.require_module("nbd")
+        base, top, path = self.data_file("base.img", 4 * MIB), self.path("top.qcow2"), self.path("s")
+        server = self.start([testing.lbd_binary(), "serve", "-u", path, "--socket", self.path("c"), "-E", top, "-f", base],
+                            ready=lambda: testing.accepts(path))
+        h = connect(f"nbd+unix:///?socket={path}")
+        h.pwrite(b"a" * 4096, 65536)
+        h.pwrite(b"F" * 4096, 65536, nbd.CMD_FLAG_FUA)
+        server.kill()
+        server.wait()
+        self.run_ok("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0x46 65536 4096", top)
+
 
 if __name__ == "__main__":
     interop.main()

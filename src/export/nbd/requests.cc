@@ -145,6 +145,7 @@ task<void> transmission::write(request_slot& s) {
 void transmission::end_write(request_slot& s, errc code) {
   if (code == errc::ok) connection_.counters.bytes_written.add(s.request.length);
   if (s.payload_in != nullptr) pool_.unpin(std::exchange(s.payload_in, nullptr));
+  s.owned = rt::buffer();
   finish(s, code);
 }
 

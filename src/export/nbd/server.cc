@@ -21,7 +21,7 @@ using rt::task;
 
 namespace {
 
-constexpr uint64_t pause_without_descriptors_ns = 50'000'000;
+constexpr uint64_t pause_after_failure_ns = 50'000'000;
 constexpr uint64_t look_again_ns = 1'000'000;
 
 struct listener {
@@ -34,6 +34,11 @@ struct listener {
 
 bool out_of_descriptors(int64_t rc) noexcept {
   return rc == -EMFILE || rc == -ENFILE || rc == -ENOBUFS || rc == -ENOMEM;
+}
+
+// Anything else may pass: accept() also reports the errors of the connection that it takes.
+bool is_no_listener(int64_t rc) noexcept {
+  return rc == -EBADF || rc == -EINVAL || rc == -ENOTSOCK;
 }
 
 void add(traffic& to, const traffic& t) noexcept {
@@ -103,13 +108,17 @@ task<void> server::impl::accept_all(listener& l) {
     if (fd >= 0) {
       complained = false;
       welcome(rt::socket(static_cast<int>(fd)));
-    } else if (out_of_descriptors(fd)) {
-      if (!std::exchange(complained, true))
-        base::log_warn("nbd", "no more descriptors for clients on " + l.address.text());
-      co_await rt::sleep_for(std::chrono::nanoseconds(pause_without_descriptors_ns));
-    } else if (fd != -EINTR && fd != -EAGAIN && fd != -ECONNABORTED && fd != -EPROTO) {
+      continue;
+    }
+    if (registry_.stopping()) break;
+    if (is_no_listener(fd)) {
+      base::log_error("nbd", "no more clients on " + l.address.text() + ": " +
+                                 base::to_string(static_cast<errc>(-fd)));
       break;
     }
+    if (out_of_descriptors(fd) && !std::exchange(complained, true))
+      base::log_warn("nbd", "no more descriptors for clients on " + l.address.text());
+    co_await rt::sleep_for(std::chrono::nanoseconds(pause_after_failure_ns));
   }
   l.accepting = false;
 }

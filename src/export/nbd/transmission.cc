@@ -230,7 +230,10 @@ void transmission::start_read(request_slot& s) {
 
 void transmission::start_write(request_slot& s) {
   const nbd::request& r = s.request;
-  s.at = block::walk(device_, block::op::write, r.offset, r.length, s.way);
+  // A FUA write is not routed: only the devices on the way know what else must be durable.
+  const bool durable = (r.flags & nbd::command_flag::fua) != 0;
+  s.at = durable ? block::place{&device_, r.offset}
+                 : block::walk(device_, block::op::write, r.offset, r.length, s.way);
   rt::spawn(write(s));
 }
 
@@ -296,6 +299,8 @@ task<bool> transmission::receive_payload() {
 // Reads over a payload that is not wanted, then says why.
 task<bool> transmission::refuse_write() {
   const nbd::request r = front_;
+  // Now: the export may have grown when the payload has been drained.
+  const wire_error error = nbd::request_error(r, facts_);
   if (r.length > nbd::max_drained_payload_bytes) co_return false;
   input_.consume(nbd::request_bytes);
   connection_.counters.requests.add(1);
@@ -313,7 +318,7 @@ task<bool> transmission::refuse_write() {
   request_slot& s = *std::exchange(pending_, nullptr);
   s.request = r;
   s.structured = structured_;
-  fail(s, nbd::request_error(r, facts_));
+  fail(s, error);
   co_return true;
 }
 
