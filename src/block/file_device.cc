@@ -2,7 +2,6 @@
 #include "block/file_device.h"
 
 #include <linux/falloc.h>
-#include <sys/uio.h>
 
 #include <algorithm>
 
@@ -12,6 +11,8 @@
 
 namespace lbd::block {
 namespace {
+
+constexpr uint64_t disk_block_bytes = 4096;
 
 template <class T>
 void raise_to(std::atomic<T>& value, T at_least) noexcept {
@@ -68,26 +69,36 @@ task<result<void>> file_device::read(uint64_t offset, segments to, io_opts) {
 
 task<result<void>> file_device::write(uint64_t offset, segments from, io_opts io) {
   if (limits_.read_only) co_return io_error{errc::perm, 0};
-  const int flags = io.fua() ? RWF_DSYNC : 0;
   if (io.fua() && sync_failed()) co_return io_error{errc::io, 0};
   const uint64_t wanted = total_bytes(from);
   for (uint64_t done = 0; done < wanted;) {
     const segment_list rest(from, done, wanted - done);
     const segments some =
         rest.view().first(std::min(rest.view().size(), bounds::segments_per_request));
-    const auto n = co_await file_->write(offset + done, some, flags);
-    if (!n || *n == 0) {
-      // A failed durable write may have lost earlier data as well, like a failed fdatasync.
-      if (io.fua() && (!n && n.error().code != errc::nospc)) sync_failed_ = true;
-      co_return n ? io_error{errc::io, 0} : n.error();
-    }
+    const auto n = co_await file_->write(offset + done, some);
+    if (!n) co_return n.error();
+    if (*n == 0) co_return io_error{errc::io, 0};
     done += *n;
   }
   note_written(offset + wanted);
+  if (io.fua()) co_return co_await flush(io);
   co_return result<void>{};
 }
 
 task<result<void>> file_device::flush(io_opts) {
+  if (sync_failed()) co_return io_error{errc::io, 0};
+  if (synced_.load(std::memory_order_acquire) >= written_.load(std::memory_order_acquire))
+    co_return result<void>{};
+  // The kernel tells an error of writing back once per open file, so syncs go one after the other:
+  // no other one may take the error and leave this one with a success.
+  rt::reactor* home = nullptr;
+  if (sync_home_.compare_exchange_strong(home, &rt::reactor::current())) home = sync_home_;
+  auto work = [this] { return sync_at_home(); };
+  co_return co_await rt::call_on(*home, work);
+}
+
+task<result<void>> file_device::sync_at_home() {
+  const auto held = co_await syncing_.lock();
   if (sync_failed()) co_return io_error{errc::io, 0};
   const uint64_t covered = written_.load(std::memory_order_acquire);
   if (synced_.load(std::memory_order_acquire) >= covered) co_return result<void>{};
@@ -99,7 +110,6 @@ task<result<void>> file_device::flush(io_opts) {
                                 "; no later flush of this file will succeed");
     co_return r.error();
   }
-  if (sync_failed()) co_return io_error{errc::io, 0};
   raise_to(synced_, covered);
   co_return result<void>{};
 }
@@ -131,7 +141,8 @@ task<result<void>> file_device::write_zeroes(uint64_t offset, uint64_t length, i
     if (r || r.error().code != errc::notsup) co_return r;
     no_punch_ = true;
   }
-  if (!no_zero_range_.load(std::memory_order_relaxed)) {
+  const bool fits = !file_->info().is_block_device || (offset | length) % disk_block_bytes == 0;
+  if (fits && !no_zero_range_.load(std::memory_order_relaxed)) {
     const auto r = co_await allocate(FALLOC_FL_ZERO_RANGE, offset, length, io);
     if (r) note_written(offset + length);
     if (r || r.error().code != errc::notsup) co_return r;

@@ -7,6 +7,7 @@
 
 #include "block/device.h"
 #include "rt/file.h"
+#include "rt/sync.h"
 
 namespace lbd::block {
 
@@ -44,6 +45,7 @@ class file_device : public block_device {
 
  private:
   void note_written(uint64_t end) noexcept;
+  task<result<void>> sync_at_home();
   task<result<void>> allocate(int mode, uint64_t offset, uint64_t length, io_opts io);
 
   std::unique_ptr<rt::file> file_;
@@ -51,6 +53,9 @@ class file_device : public block_device {
   std::atomic<uint64_t> written_{0};  // counts completed changes
   std::atomic<uint64_t> synced_{0};   // written_ as it was before the last good sync
   std::atomic<bool> sync_failed_{false};
+  // Where syncs run, one after the other: the reactor of the first flush.
+  std::atomic<rt::reactor*> sync_home_{nullptr};
+  rt::mutex syncing_;
   std::atomic<bool> no_punch_{false}, no_zero_range_{false};
 };
 

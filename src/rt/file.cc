@@ -43,7 +43,7 @@ class os_file final : public file {
   }
 
   bool resident(uint64_t offset, uint64_t length) noexcept override {
-    if (info_.in_memory) return true;
+    // Also in tmpfs, where touching a hole through a mapping would allocate it.
     static const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
     unsigned char pages[256];
     const uint64_t begin = offset / page * page;
@@ -73,8 +73,9 @@ class os_file final : public file {
       if (r.result == 0) info_.size_bytes = r.length;
       return true;
     }
-    if (r.op == io_op::fallocate && info_.is_block_device) {
-      r.result = block_device_allocate(r);
+    if (r.op == io_op::fallocate && info_.is_block_device &&
+        (r.flags & FALLOC_FL_PUNCH_HOLE) != 0) {
+      r.result = block_device_discard(r);
       return true;
     }
     if (r.op == io_op::read) return try_read(r);
@@ -112,7 +113,7 @@ class os_file final : public file {
   // mincore() tells the truth only to somebody who may write the file; without it a cold page would
   // block the reactor inside a send.
   bool lends_pages() const noexcept {
-    return info_.in_memory || info_.writable || ::access(info_.path.c_str(), W_OK) == 0;
+    return info_.writable || ::access(info_.path.c_str(), W_OK) == 0;
   }
 
   bool try_read(io_request& r) noexcept {
@@ -133,11 +134,10 @@ class os_file final : public file {
     return true;
   }
 
-  // Discard and zeroing of a block device have no ring operation; they are rare and short.
-  int64_t block_device_allocate(const io_request& r) const noexcept {
+  // Discarding on a block device has no ring operation; it is rare and short.
+  int64_t block_device_discard(const io_request& r) const noexcept {
     uint64_t args[2] = {r.offset, r.length};
-    const unsigned long request = (r.flags & FALLOC_FL_PUNCH_HOLE) != 0 ? BLKDISCARD : BLKZEROOUT;
-    return ::ioctl(fd_, request, args) == 0 ? 0 : -errno;
+    return ::ioctl(fd_, BLKDISCARD, args) == 0 ? 0 : -errno;
   }
 
   const int fd_;

@@ -109,7 +109,8 @@ class reactor {
     r.waiter.resume();
   }
   bool messages_pending() const noexcept {
-    return posted_.load(std::memory_order_acquire) != nullptr;
+    // Ordered after the store to sleeping_ that precedes it (see post()).
+    return posted_.load(std::memory_order_seq_cst) != nullptr;
   }
   bool work_pending() const noexcept { return !ready_.empty() || !turn_hooks_.empty(); }
   virtual std::coroutine_handle<> next_ready() {

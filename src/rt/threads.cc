@@ -210,6 +210,7 @@ class threads_reactor final : public reactor {
         ::fcntl(r.fd, F_SETFL, ::fcntl(r.fd, F_GETFL) | O_NONBLOCK);
         n = ::connect(r.fd, r.address, r.address_bytes);
         if (n < 0 && errno == EINPROGRESS) return -EAGAIN;
+        if (n < 0 && errno == EAGAIN) return -ECONNREFUSED;  // a Unix socket's backlog is full
         break;
       default:
         return ready ? 0 : -EAGAIN;

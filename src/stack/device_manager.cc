@@ -183,7 +183,12 @@ outcome<block::opened_device> device_manager::open(device_key key) {
 void device_manager::released(entry& e) {
   if (e.open_count != 0 || !e.deferred_remove || e.gone) return;
   const auto at = by_name_.find(e.name);
-  if (at != by_name_.end()) rt::spawn(destroy(at->second));
+  if (at != by_name_.end()) rt::spawn(destroy_unused(at->second));
+}
+
+task<void> device_manager::destroy_unused(entry_ptr e) {
+  const auto held = co_await e->control.lock();
+  if (e->open_count == 0) co_await destroy(e);
 }
 
 task<outcome<void>> device_manager::remove(device_key key, bool deferred) {
@@ -220,7 +225,8 @@ task<size_t> device_manager::remove_all(bool deferred) {
     for (const auto& [name, e] : by_name_)
       if (e->open_count == 0 || (deferred && !e->deferred_remove)) names.push_back(name);
     for (const std::string& name : names) {
-      const auto removed = co_await remove(device_key{name, {}, {}}, deferred);
+      device_key key{name, {}, {}};
+      const auto removed = co_await remove(std::move(key), deferred);
       progress |= bool(removed);
     }
   }

@@ -133,6 +133,7 @@ class device_manager {
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);
   rt::task<void> suspend_locked(entry_ptr e, suspend_options how);
   rt::task<void> destroy(entry_ptr e);
+  rt::task<void> destroy_unused(entry_ptr e);
   void raise_event(entry& e, std::vector<std::string> variables);
   void tell(const entry& e, const char* action, std::vector<std::string> variables);
   void released(entry& e);

@@ -37,6 +37,8 @@ memory_device::memory_device(std::byte* memory, uint64_t size_bytes)
 memory_device::~memory_device() { ::munmap(memory_, written_.size() * chunk_bytes); }
 
 void memory_device::mark_written(uint64_t offset, uint64_t length) noexcept {
+  // The bytes must be visible before the marks are looked at.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   const uint64_t last = (offset + length - 1) / chunk_bytes;
   for (uint64_t c = offset / chunk_bytes; c <= last; ++c)
     if (!written_[c].load(std::memory_order_relaxed))

@@ -300,8 +300,13 @@ task<void> device::free_retired() {
 
 task<result<void>> device::close(bool seal_top) {
   co_await idle_.wait();
-  if (!seal_top || top_ == nullptr) co_return result<void>{};
-  co_return co_await top_->seal();
+  if (top_ == nullptr) co_return result<void>{};
+  // When sealing fails, everything goes on as before.
+  if (seal_top) CO_CHECK(co_await top_->seal());
+  // The hook leads here: nobody may call it any more, and a call under way ends first.
+  top_->set_quiesce({});
+  const auto held = co_await quiesce_lock_.lock();
+  co_return result<void>{};
 }
 
 }  // namespace lbd::overlay
