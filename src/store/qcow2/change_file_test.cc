@@ -238,6 +238,52 @@ TEST_F(change_file_test, a_table_that_counts_zero_is_never_allocated) {
   close();
 }
 
+TEST_F(change_file_test, an_image_whose_header_is_not_counted_is_not_written) {
+  create("x.qcow2", shape(16, false, 4 << 20));
+  const uint64_t table = image_->header().refcount_table_offset;
+  close();
+  test_bytes file = load("x.qcow2");
+  base::store_big<uint64_t>(file, table, 0);
+  save("x.qcow2", file);
+  EXPECT_NE(open_error("x.qcow2", true).find("qemu-img check"), std::string::npos);
+  EXPECT_EQ(load("x.qcow2"), file);
+}
+
+TEST_F(change_file_test, a_new_refcount_block_never_replaces_a_table) {
+  new_change_file what = shape(9, false, 64 << 20);
+  what.refcount_order = 6;
+  create("x.qcow2", what);
+  const auto h = image_->header();
+  // The second block counts clusters from here on, which is inside the L1 table.
+  const uint64_t counted = 64 * 512;
+  ASSERT_LT(h.l1_offset, counted);
+  ASSERT_LT(counted, h.l1_offset + h.l1_entries * 8);
+  const uint64_t guest = (counted - h.l1_offset) / 8 * 64 * 512;
+  ASSERT_EQ(write(guest, test_bytes(512, std::byte{7})), errc::ok);
+  close();
+  test_bytes file = load("x.qcow2");
+  base::store_big<uint64_t>(file, h.refcount_table_offset + 8, 0);
+  save("x.qcow2", file);
+  open("x.qcow2", true);
+  EXPECT_EQ(write(0, test_bytes(512, std::byte{8})), errc::io);
+  close();
+  EXPECT_EQ(load("x.qcow2"), file);
+}
+
+TEST_F(change_file_test, an_l2_table_named_twice_is_damage) {
+  create("x.qcow2", shape(16, false, 1 << 30));
+  ASSERT_EQ(write(0, test_bytes(65536, std::byte{7})), errc::ok);
+  const uint64_t l1 = image_->header().l1_offset;
+  close();
+  test_bytes file = load("x.qcow2");
+  base::store_big<uint64_t>(file, l1 + 8, base::load_big<uint64_t>(file, l1));
+  save("x.qcow2", file);
+  auto c = check("x.qcow2");
+  EXPECT_TRUE(c.damaged);
+  ASSERT_FALSE(c.messages.empty());
+  EXPECT_EQ(c.messages.front(), "an L2 table named twice");
+}
+
 TEST_F(change_file_test, sealed_files_are_read_only) {
   create("x.qcow2", shape(16, true, 1 << 20));
   ASSERT_EQ(write(0, test_bytes(4096, std::byte{7})), errc::ok);

@@ -2,6 +2,7 @@
 #include "store/qcow2/check.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "format/qcow2/refcount.h"
 #include "format/qcow2/snapshot.h"
@@ -81,6 +82,7 @@ class checker {
   }
 
   task<outcome<void>> walk_l1(uint64_t offset, uint64_t entries, bool active) {
+    std::unordered_set<uint64_t> walked;
     use(offset, entries * 8, "L1 table");
     CO_TRY(const auto l1, co_await load(offset, entries * 8));
     for (uint64_t i = 0; i < entries; ++i) {
@@ -91,6 +93,10 @@ class checker {
       }
       if (e->l2_offset == 0) continue;
       use(e->l2_offset, g_.cluster_size(), "L2 table");
+      if (active && !walked.insert(e->l2_offset).second) {
+        broken("an L2 table named twice");
+        continue;
+      }
       if (active) flagged_.push_back({e->l2_offset, e->copied});
       CO_CHECK(co_await walk_l2(e->l2_offset, active));
     }

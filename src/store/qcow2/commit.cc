@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/log.h"
 #include "block/image_lock.h"
@@ -22,6 +23,11 @@ constexpr size_t many_dropped = 1024;
 constexpr size_t punched_at_once = 256;
 // Metadata writes in flight.
 constexpr size_t writes_at_once = 16;
+
+// Missing space, of the file system or of a quota: it may come back.
+bool is_space_error(io_error e) {
+  return e.code == errc::nospc || e.code == base::error_from_errno(EDQUOT).code;
+}
 }  // namespace
 
 bool change_file::metadata_dirty() const noexcept {
@@ -66,7 +72,7 @@ task<result<void>> change_file::write_changes(const std::vector<file_change>& ch
     for (const result<void>& r : results) {
       if (r) continue;
       worst = r;
-      if (r.error().code != errc::nospc) failed_ = r.error();
+      if (!is_space_error(r.error())) failed_ = r.error();
     }
     if (!worst) co_return failed_ ? result<void>(*failed_) : worst;
   }
@@ -110,7 +116,9 @@ task<result<void>> change_file::write_commit(commit_list& c) {
 task<void> change_file::give_back_in_background() {
   while (!returning_.empty()) {
     std::vector<uint64_t> clusters = std::exchange(returning_, {});
-    if (quiesce_) co_await quiesce_();
+    // A copy: the hook may be replaced or taken away meanwhile.
+    auto quiesce = quiesce_;
+    if (quiesce) co_await quiesce();
     co_await reads_.have_left();
     std::sort(clusters.begin(), clusters.end());
     co_await punch(clusters);

@@ -27,6 +27,10 @@ task<result<void>> refcount_store::load(const qcow2::header& h) {
            qcow2::decode_refcount_table_entry(g_, base::load_big<uint64_t>(bytes, i * 8)));
     if (table_[i] != 0) CO_CHECK(areas_.check_cluster(table_[i]));
   }
+  // The first block counts the header.
+  if (h.size_bytes > 0 && (table_.empty() || table_[0] == 0)) {
+    co_return qcow2::corrupt(qcow2::corruption::refcount_mismatch);
+  }
   co_return result<void>{};
 }
 
@@ -55,14 +59,17 @@ task<result<uint64_t>> refcount_store::get(uint64_t cluster) {
 // Space for the block is taken from the file system at once, so that a commit does not run out of
 // it.
 task<result<void>> refcount_store::make_block(uint64_t index, uint64_t cluster) {
-  std::vector<std::byte> bytes(g_.cluster_size());
-  // A cluster that counts 0 but holds another block: writing to such an image would destroy it.
-  if (std::find(table_.begin(), table_.end(), cluster << g_.cluster_bits) != table_.end()) {
+  const uint64_t at = cluster << g_.cluster_bits;
+  // A cluster that counts 0 but holds a table or another block: writing to such an image would
+  // destroy it.
+  if (areas_.overlaps(at, at + g_.cluster_size()) ||
+      std::find(table_.begin(), table_.end(), at) != table_.end()) {
     co_return qcow2::corrupt(qcow2::corruption::refcount_mismatch);
   }
-  CO_CHECK(co_await file_.write_all(cluster << g_.cluster_bits, bytes));
-  table_block& block = cache_.add(cluster << g_.cluster_bits, std::move(bytes));
-  table_[index] = cluster << g_.cluster_bits;
+  std::vector<std::byte> bytes(g_.cluster_size());
+  CO_CHECK(co_await file_.write_all(at, bytes));
+  table_block& block = cache_.add(at, std::move(bytes));
+  table_[index] = at;
   dirty_entries_.insert(index);
   // A block usually counts itself.
   if (g_.refcount_table_index(cluster) == index) put(block, cluster, 1);

@@ -62,9 +62,9 @@ rebuilt plan(const geometry& g, uint64_t used_clusters) {
   return r;
 }
 
+// Writes behind the clusters of `uses`, the counted and the free ones.
 task<result<void>> write_refcounts(rt::file& file, qcow2::header& h, std::vector<uint32_t> uses) {
   const geometry g = h.shape();
-  while (!uses.empty() && uses.back() == 0) uses.pop_back();
   const rebuilt r = plan(g, uses.size());
   std::vector<std::byte> table(r.table_clusters << g.cluster_bits);
   if (r.blocks * 8 > table.size()) co_return base::io_error{errc::fbig};
@@ -111,8 +111,11 @@ task<outcome<void>> rebuild(rt::file& file, qcow2::header& h) {
     co_return failure{errc::io, "is damaged (" + check.messages.front() +
                                     "); repair it with 'qemu-img check -r all'"};
   }
-  auto done = co_await forget_refcounts(file, h, check.uses);
-  if (done) done = co_await write_refcounts(file, h, check.uses);
+  std::vector<uint32_t>& uses = check.uses;
+  // The place of the new refcounts is behind the old ones too: until the header changes these live.
+  while (!uses.empty() && uses.back() == 0) uses.pop_back();
+  auto done = co_await forget_refcounts(file, h, uses);
+  if (done) done = co_await write_refcounts(file, h, uses);
   if (!done) co_return cannot("rebuild the refcounts", done.error());
   co_return outcome<void>{};
 }
