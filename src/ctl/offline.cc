@@ -7,6 +7,7 @@
 #include "base/size_text.h"
 #include "ctl/copy.h"
 #include "ctl/holdings.h"
+#include "ctl/new_file.h"
 #include "ctl/report.h"
 #include "ctl/say.h"
 
@@ -143,18 +144,27 @@ rt::task<outcome<std::string>> commit(rt::runtime& runtime, const commit_command
   co_return text + " and removed it\n";
 }
 
-// A new, empty flat file, open for writing.
-outcome<std::unique_ptr<block::block_device>> make_flat(const std::string& path,
+outcome<std::unique_ptr<block::block_device>> size_flat(const std::string& path,
                                                         uint64_t size_bytes) {
-  rt::open_options options;
-  options.writable = options.create = options.exclusive = true;
-  { TRY(const auto made, rt::os_files().open(path, options)); }
   std::error_code error;
   std::filesystem::resize_file(path, size_bytes, error);
   if (error)
     return failure{errc::fbig, "cannot make '" + path + "' " + base::format_size(size_bytes) +
                                    " long: " + error.message()};
+  CHECK(sync_folder_of(path));
   return open_flat(path);
+}
+
+// A new, empty flat file with a durable name, open for writing. Nothing stays of it after an error.
+outcome<std::unique_ptr<block::block_device>> make_flat(const std::string& path,
+                                                        uint64_t size_bytes) {
+  rt::open_options options;
+  options.writable = options.create = options.exclusive = true;
+  new_files files;
+  { TRY(const auto made, files.open(path, options)); }
+  auto flat = size_flat(path, size_bytes);
+  if (!flat) files.remove_made(path);
+  return flat;
 }
 
 rt::task<outcome<void>> flatten_into(overlay::device& over, const open_layers& stack,

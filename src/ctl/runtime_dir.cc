@@ -55,6 +55,10 @@ std::string runtime_dir(const runtime_environment& env) {
 base::outcome<void> prepare_runtime_dir(const std::string& dir, uid_t uid) {
   if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST)
     return dir_failure(dir, errno, "cannot make");
+  return check_runtime_dir(dir, uid);
+}
+
+base::outcome<void> check_runtime_dir(const std::string& dir, uid_t uid) {
   struct stat st {};
   if (::lstat(dir.c_str(), &st) != 0) return dir_failure(dir, errno, "cannot use");
   if (!S_ISDIR(st.st_mode)) return dir_failure(dir, ENOTDIR, "cannot use");
@@ -106,6 +110,9 @@ base::outcome<std::string> find_socket(const std::string& given) {
   const runtime_environment env = current_environment();
   if (!env.socket.empty()) return env.socket;
   const std::string dir = runtime_dir(env);
+  // Whoever owns the folder decides which server answers there.
+  const auto checked = check_runtime_dir(dir, env.uid);
+  if (!checked && checked.error().code != errc::noent) return checked.error();
   const std::vector<std::string> found = living_sockets(dir, socket_lives);
   if (found.size() == 1) return found.front();
   if (found.empty())

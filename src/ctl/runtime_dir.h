@@ -25,9 +25,12 @@ runtime_environment current_environment();
 // that is not set.
 std::string runtime_dir(const runtime_environment& env);
 
-// Makes the folder if it is missing (mode 0700) and checks that it is the user's own and nobody
-// else's. Errors name the folder and the remedy.
+// Makes the folder if it is missing (mode 0700) and checks it.
 base::outcome<void> prepare_runtime_dir(const std::string& dir, uid_t uid);
+
+// Checks that the folder is the user's own, nobody else's, and no symbolic link. Errors name the
+// folder and the remedy; noent: there is none.
+base::outcome<void> check_runtime_dir(const std::string& dir, uid_t uid);
 
 // "DIR/serve-PID.sock".
 std::string serve_socket_path(const std::string& dir, pid_t pid);
@@ -37,8 +40,8 @@ std::string serve_socket_path(const std::string& dir, pid_t pid);
 std::vector<std::string> living_sockets(const std::string& dir,
                                         const std::function<bool(const std::string&)>& lives);
 
-// The socket a command means: `given`, LBD_SOCKET, or the only living one of the folder. Errors say
-// where nothing runs, or list what does.
+// The socket a command means: `given`, LBD_SOCKET, or the only living one of the folder, which must
+// pass check_runtime_dir(). Errors say where nothing runs, or list what does.
 base::outcome<std::string> find_socket(const std::string& given);
 
 // Whether somebody accepts connections at a Unix socket path (does not wait).

@@ -79,6 +79,7 @@ class serving final : public management {
   pid_file pid_file_;
   rt::event stop_;
   rt::event signal_waiter_done_;
+  rt::event client_waiter_done_;
 };
 
 rt::task<outcome<void>> serving::run() {
@@ -91,6 +92,7 @@ rt::task<outcome<void>> serving::run() {
     notify_service_manager("STOPPING=1");
     signals_.cancel();
     co_await signal_waiter_done_.wait();
+    if (what_.standard_input) co_await client_waiter_done_.wait();
   }
   const auto closed = co_await close();
   if (first) first = closed;
@@ -246,6 +248,7 @@ rt::task<void> serving::wait_for_last_client() {
   using namespace std::chrono_literals;
   while (!stop_.is_set() && !nbd_.info().connections.empty()) co_await rt::sleep_for(50ms);
   stop_.set();
+  client_waiter_done_.set();
 }
 
 rt::task<outcome<void>> serving::close() {

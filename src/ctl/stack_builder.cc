@@ -7,6 +7,7 @@
 #include "base/checked_math.h"
 #include "base/log.h"
 #include "base/size_text.h"
+#include "ctl/new_file.h"
 #include "store/file/file.h"
 #include "store/null/null.h"
 #include "wire/uri/uri.h"
@@ -298,12 +299,23 @@ rt::task<outcome<open_layer>> make_change_file(std::string path, uint64_t size_b
     what.cluster_bits = static_cast<uint32_t>(std::bit_width(options.cluster_bytes) - 1);
   what.backing_name = std::move(from.name);
   what.backing_format = std::move(from.format);
-  CO_TRY(auto file, co_await store::change_file::create(rt::os_files(), path, what));
+  new_files files;
+  auto file = co_await store::change_file::create(files, path, what);
+  outcome<void> done;
+  if (file)
+    done = sync_folder_of(path);
+  else
+    done = file.error();
+  if (!done) {
+    if (file) (void)co_await (*file)->close();  // the first failure is the one to tell
+    files.remove_made(path);
+    co_return done.error();
+  }
   open_layer out;
   out.kind = "expandable";
   out.path = absolute_path(path);
   out.writable = true;
-  out.change = std::move(file);
+  out.change = *std::move(file);
   co_return out;
 }
 

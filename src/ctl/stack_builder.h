@@ -59,7 +59,8 @@ rt::task<base::outcome<open_layers>> open_stack(rt::runtime& runtime, const stac
 base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path);
 
 // A new change file on top of `below` (topmost first; may be empty), with the name of the layer
-// below recorded for QEMU's tools where they can follow it.
+// below recorded for QEMU's tools where they can follow it. Its name is durable; nothing stays of
+// it after an error.
 rt::task<base::outcome<open_layer>> make_change_file(std::string path, uint64_t size_bytes,
                                                      const std::vector<open_layer>& below,
                                                      change_file_options options);

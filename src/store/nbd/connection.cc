@@ -33,6 +33,15 @@ bool is_canceled(const nbd_call& call) noexcept {
   return call.cancel != nullptr && call.cancel->canceled;
 }
 
+// Whether requests made for the session `first` may go to `later`, which may offer more.
+bool same_session(const nbd_session& first, const nbd_session& later) noexcept {
+  constexpr uint16_t read_only = nbd::transmission_flag::read_only;
+  return later.size_bytes == first.size_bytes && (later.flags & first.flags) == first.flags &&
+         later.has(read_only) == first.has(read_only) && later.sizes == first.sizes &&
+         later.structured == first.structured &&
+         later.allocation_context.has_value() == first.allocation_context.has_value();
+}
+
 }  // namespace
 
 void write_log::add(uint64_t order, uint64_t offset, uint64_t length) {
@@ -106,6 +115,10 @@ task<outcome<void>> nbd_connection::open(std::shared_ptr<nbd_connection> self, b
     co_return session.error();
   }
   if (first) c.shared_->session = *session;
+  if (!same_session(c.shared_->session, *session)) {
+    c.socket_.close();
+    co_return failure{errc::protocol, "it offers another export on a further connection"};
+  }
   c.running_ = true;
   c.up_ = true;
   c.home_.start_timer(c.watch_, c.home_.now_ns() + watch_every_ns);
@@ -177,13 +190,7 @@ task<void> nbd_connection::reconnect() {
     std::string reason;
     if (!session) {
       reason = session.error().message;
-    } else if (session->size_bytes != s.session.size_bytes ||
-               (session->flags & s.session.flags) != s.session.flags ||
-               (session->flags & nbd::transmission_flag::read_only) !=
-                   (s.session.flags & nbd::transmission_flag::read_only) ||
-               session->sizes != s.session.sizes ||
-               session->allocation_context.has_value() !=
-                   s.session.allocation_context.has_value()) {
+    } else if (!same_session(s.session, *session)) {
       reason = "the export is not the same any more";
     } else {
       co_await resume_calls();
@@ -228,6 +235,7 @@ task<void> nbd_connection::resume_calls() {
   }
   resuming_ = false;
   given_up_ = false;
+  down_since_ns_ = 0;
   last_progress_ns_ = home_.now_ns();
   up_ = true;
   for (nbd_call* call : calls_in_order()) enqueue(*call);
