@@ -65,8 +65,8 @@ class Durability(interop.Case):
         """The place is in the top layer already, but what names it there is not durable yet: FUA must see to it."""
         nbd = testing.require_module("nbd")
         base, top, path = self.data_file("base.img", 4 * MIB), self.path("top.qcow2"), self.path("s")
-        server = self.start([testing.lbd_binary(), "serve", "-u", path, "--socket", self.path("c"), "-E", top, "-f", base],
-                            ready=lambda: testing.accepts(path))
+        server = self.start([testing.lbd_binary(), "serve", "-u", path, "--socket", self.path("c"),
+                             "-E", top, "-f", base], ready=lambda: testing.accepts(path))
         h = connect(f"nbd+unix:///?socket={path}")
         h.pwrite(b"a" * 4096, 65536)
         h.pwrite(b"F" * 4096, 65536, nbd.CMD_FLAG_FUA)
