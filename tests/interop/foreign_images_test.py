@@ -167,10 +167,12 @@ class ForeignImages(interop.Case):
         self.assert_clean(image)
 
     def test_encrypted_images_are_refused(self):
-        image = self.path("luks.qcow2")
-        self.run_ok("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o",
-                    "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", image, "1M")
-        self.refused(image, "encrypt")
+        # Only marked so: qemu-img measures the CPU to make a real one, and gives up on a busy machine.
+        for method in (1, 2):
+            image = self.path(f"encrypted{method}.qcow2")
+            self.run_ok("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
+            self.patch(image, 32, ">L", method)
+            self.refused(image, "encrypt")
 
     def test_external_data_files_are_refused(self):
         image = self.path("external.qcow2")
