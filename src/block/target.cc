@@ -12,6 +12,7 @@ rt::task<void> target::presuspend(bool) { co_return; }
 rt::task<void> target::postsuspend() { co_return; }
 rt::task<result<void>> target::preresume() { co_return result<void>{}; }
 rt::task<void> target::resumed() { co_return; }
+rt::task<void> target::closed() { co_return; }
 
 std::optional<uint64_t> parse_u64(std::string_view word) noexcept {
   if (word.empty()) return std::nullopt;

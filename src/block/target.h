@@ -72,6 +72,9 @@ struct status_request {
 // All control calls come on reactor 0, one after the other per device.
 class target : public block_device {
  public:
+  // The smallest request, and what all are multiples of. A power of two, at least a sector.
+  virtual uint64_t unit_bytes() const noexcept { return sector_bytes; }
+
   // The text after the target's name, with the kernel's blanks.
   virtual rt::task<std::string> status(status_request q) = 0;
 
@@ -85,6 +88,9 @@ class target : public block_device {
   virtual rt::task<void> postsuspend();
   virtual rt::task<base::result<void>> preresume();
   virtual rt::task<void> resumed();
+  // The last call, when the table goes, live or not: nothing is in flight and nothing will come.
+  // For what a destructor cannot wait for.
+  virtual rt::task<void> closed();
 
   // The devices it works on, in the order of opening; for deps.
   virtual void for_each_child(const std::function<void(const opened_device&)>& visit) const = 0;

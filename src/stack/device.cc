@@ -3,7 +3,9 @@
 
 #include <algorithm>
 
+#include "base/checked_math.h"
 #include "block/segments.h"
+#include "stack/device_visit.h"
 
 namespace lbd::stack {
 
@@ -27,7 +29,11 @@ uint64_t make_cookie(op what, uint64_t now_ns) noexcept {
 }  // namespace
 
 device::device(rt::runtime& runtime, std::string name, std::unique_ptr<table> first)
-    : name_(std::move(name)), gate_(runtime), limits_(nullptr), counters_(runtime.reactor_count()) {
+    : runtime_(runtime),
+      name_(std::move(name)),
+      gate_(runtime),
+      limits_(nullptr),
+      counters_(runtime.reactor_count()) {
   adopt(std::move(first));
 }
 
@@ -45,19 +51,23 @@ void device::count_start(op what, uint64_t bytes, uint64_t& cookie) noexcept {
   counters_.started(here.index(), what, bytes);
 }
 
-// The end of a routed request.
-void device::leave(uint64_t cookie, errc code) noexcept {
+void device::count_end(uint64_t cookie, errc code) noexcept {
   rt::reactor& here = rt::reactor::current();
   const auto what = static_cast<op>(cookie & ((1u << op_bits) - 1));
   const uint64_t started = cookie >> op_bits;
   counters_.finished(here.index(), what, here.now_ns() - started, code != errc::ok);
+}
+
+// The end of a routed request.
+void device::leave(uint64_t cookie, errc code) noexcept {
+  count_end(cookie, code);
   gate_.leave();
 }
 
 block::routed device::route(op what, uint64_t offset, uint64_t length, block::path& way) noexcept {
   if (!gate_.try_enter()) return {};
   const table::segment* s = live_->find(offset);
-  if (s == nullptr || length > s->end() - offset) {
+  if (s == nullptr || length > s->end() - offset || !live_->serves(offset, length)) {
     gate_.leave();
     return {};
   }
@@ -67,39 +77,40 @@ block::routed device::route(op what, uint64_t offset, uint64_t length, block::pa
   return {s->target.get(), offset - s->start};
 }
 
-// A request that came by a coroutine: inside the gate from enter() to the end of its scope.
-class device::visit {
- public:
-  visit(device& d, op what, uint64_t bytes) noexcept : device_(d) {
-    d.count_start(what, bytes, cookie_);
+task<result<void>> device::read_inside(uint64_t offset, segments to, io_opts io) {
+  const uint64_t length = block::total_bytes(to);
+  for (uint64_t done = 0; done < length;) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) co_return io_error{errc::inval, 0};
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    const block::segment_list part(to, done, n);
+    CO_CHECK(co_await block::read(*s->target, offset + done - s->start, part.view(), io));
+    done += n;
   }
-  visit(const visit&) = delete;
-  visit& operator=(const visit&) = delete;
-  ~visit() { device_.leave(cookie_, code); }
-  errc code = errc::ok;
-
- private:
-  device& device_;
-  uint64_t cookie_ = 0;
-};
+  co_return result<void>{};
+}
 
 task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
   co_await gate_.enter();
   const uint64_t length = block::total_bytes(to);
   visit here(*this, op::read, length);
+  result<void> r;
+  if (live_->serves(offset, length))
+    r = co_await read_inside(offset, to, io);
+  else
+    r = co_await read_partial(offset, to, io);
+  here.code = base::code_of(r);
+  co_return r;
+}
+
+task<result<void>> device::write_inside(uint64_t offset, segments from, io_opts io) {
+  const uint64_t length = block::total_bytes(from);
   for (uint64_t done = 0; done < length;) {
     const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) {
-      here.code = errc::inval;
-      co_return io_error{errc::inval, 0};
-    }
+    if (s == nullptr) co_return io_error{errc::inval, 0};
     const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const block::segment_list part(to, done, n);
-    const auto r = co_await block::read(*s->target, offset + done - s->start, part.view(), io);
-    if (!r) {
-      here.code = r.error().code;
-      co_return r;
-    }
+    const block::segment_list part(from, done, n);
+    CO_CHECK(co_await block::write(*s->target, offset + done - s->start, part.view(), io));
     done += n;
   }
   co_return result<void>{};
@@ -108,23 +119,14 @@ task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
 task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
   co_await gate_.enter();
   const uint64_t length = block::total_bytes(from);
-  visit here(*this, op::write, length);
-  for (uint64_t done = 0; done < length;) {
-    const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) {
-      here.code = errc::inval;
-      co_return io_error{errc::inval, 0};
-    }
-    const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const block::segment_list part(from, done, n);
-    const auto r = co_await block::write(*s->target, offset + done - s->start, part.view(), io);
-    if (!r) {
-      here.code = r.error().code;
-      co_return r;
-    }
-    done += n;
+  if (!live_->serves(offset, length)) {
+    gate_.leave();
+    co_return co_await write_partial(offset, from, io);
   }
-  co_return result<void>{};
+  visit here(*this, op::write, length);
+  const auto r = co_await write_inside(offset, from, io);
+  here.code = base::code_of(r);
+  co_return r;
 }
 
 task<result<void>> device::flush_targets(io_opts io) {
@@ -148,21 +150,35 @@ task<result<void>> device::flush(io_opts io) {
   co_return r;
 }
 
+// Parts of units at the ends are not discarded.
 task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io) {
   co_await gate_.enter();
   visit here(*this, op::discard, length);
-  for (uint64_t done = 0; done < length;) {
-    const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) {
-      here.code = errc::inval;
-      co_return io_error{errc::inval, 0};
-    }
-    const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const auto r = co_await s->target->discard(offset + done - s->start, n, io);
+  uint64_t at = offset, end = offset + length;
+  if (!live_->serves(offset, length)) {
+    at = base::round_up(at, live_->unit_bytes());
+    end = base::round_down(end, live_->unit_bytes());
+  }
+  while (at < end) {
+    const table::segment* s = live_->find(at);
+    result<void> r = io_error{errc::inval, 0};
+    const uint64_t n = s == nullptr ? 0 : std::min(end, s->end()) - at;
+    if (s != nullptr) r = co_await s->target->discard(at - s->start, n, io);
     if (!r) {
       here.code = r.error().code;
       co_return r;
     }
+    at += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> device::zero_inside(uint64_t offset, uint64_t length, io_opts io) {
+  for (uint64_t done = 0; done < length;) {
+    const table::segment* s = live_->find(offset + done);
+    if (s == nullptr) co_return io_error{errc::inval, 0};
+    const uint64_t n = std::min(length - done, s->end() - (offset + done));
+    CO_CHECK(co_await s->target->write_zeroes(offset + done - s->start, n, io));
     done += n;
   }
   co_return result<void>{};
@@ -170,19 +186,25 @@ task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io)
 
 task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opts io) {
   co_await gate_.enter();
+  if (!live_->serves(offset, length)) {
+    gate_.leave();
+    co_return co_await zero_partial(offset, length, io);
+  }
   visit here(*this, op::write_zeroes, length);
-  for (uint64_t done = 0; done < length;) {
+  const auto r = co_await zero_inside(offset, length, io);
+  here.code = base::code_of(r);
+  co_return r;
+}
+
+task<result<void>> device::extents_inside(uint64_t offset, uint64_t length, block::extent_list& out,
+                                          io_opts io) {
+  for (uint64_t done = 0; done < length && !out.full();) {
     const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) {
-      here.code = errc::inval;
-      co_return io_error{errc::inval, 0};
-    }
+    if (s == nullptr) break;
     const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const auto r = co_await s->target->write_zeroes(offset + done - s->start, n, io);
-    if (!r) {
-      here.code = r.error().code;
-      co_return r;
-    }
+    const uint64_t before = out.total_bytes();
+    CO_CHECK(co_await s->target->extents(offset + done - s->start, n, out, io));
+    if (out.total_bytes() - before < n) break;
     done += n;
   }
   co_return result<void>{};
@@ -192,20 +214,13 @@ task<result<void>> device::extents(uint64_t offset, uint64_t length, block::exte
                                    io_opts io) {
   co_await gate_.enter();
   visit here(*this, op::extents, length);
-  for (uint64_t done = 0; done < length && !out.full();) {
-    const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) break;
-    const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const uint64_t before = out.total_bytes();
-    const auto r = co_await s->target->extents(offset + done - s->start, n, out, io);
-    if (!r) {
-      here.code = r.error().code;
-      co_return r;
-    }
-    if (out.total_bytes() - before < n) break;
-    done += n;
-  }
-  co_return result<void>{};
+  result<void> r;
+  if (live_->serves(offset, length))
+    r = co_await extents_inside(offset, length, out, io);
+  else
+    r = co_await extents_partial(offset, length, out, io);
+  here.code = base::code_of(r);
+  co_return r;
 }
 
 task<result<void>> device::suspend(bool flush) {

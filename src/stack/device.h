@@ -70,9 +70,28 @@ class device final : public block::block_device, private block::crossing {
   class visit;
   void leave(uint64_t cookie, base::errc code) noexcept override;
   void count_start(block::op what, uint64_t bytes, uint64_t& cookie) noexcept;
+  void count_end(uint64_t cookie, base::errc code) noexcept;
   rt::task<base::result<void>> flush_targets(block::io_opts io);
+  // Inside the gate, whole units.
+  rt::task<base::result<void>> read_inside(uint64_t offset, rt::segments to, block::io_opts io);
+  rt::task<base::result<void>> write_inside(uint64_t offset, rt::segments from, block::io_opts io);
+  rt::task<base::result<void>> zero_inside(uint64_t offset, uint64_t length, block::io_opts io);
+  rt::task<base::result<void>> extents_inside(uint64_t offset, uint64_t length,
+                                              block::extent_list& out, block::io_opts io);
+  // Any range (device_sectors.cc). The writing ones run alone, on reactor 0, outside the gate.
+  rt::task<base::result<void>> read_partial(uint64_t offset, rt::segments to, block::io_opts io);
+  rt::task<base::result<void>> extents_partial(uint64_t offset, uint64_t length,
+                                               block::extent_list& out, block::io_opts io);
+  rt::task<base::result<void>> write_partial(uint64_t offset, rt::segments from, block::io_opts io);
+  rt::task<base::result<void>> zero_partial(uint64_t offset, uint64_t length, block::io_opts io);
+  rt::task<base::result<void>> write_parts(uint64_t offset, rt::segments from, block::io_opts io);
+  rt::task<base::result<void>> zero_parts(uint64_t offset, uint64_t length, block::io_opts io);
+  rt::task<base::result<void>> write_edge(uint64_t offset, rt::segments from, block::io_opts io);
+  using work = std::function<rt::task<base::result<void>>()>;
+  rt::task<base::result<void>> alone(block::op what, uint64_t bytes, const work& w);
   void adopt(std::unique_ptr<table> next);
 
+  rt::runtime& runtime_;
   const std::string name_;
   rt::gate gate_;
   std::unique_ptr<table> live_;

@@ -210,9 +210,11 @@ task<void> device_manager::destroy(entry_ptr e) {
   if (std::exchange(e->gone, true)) co_return;
   by_name_.erase(e->name);
   // Nobody has it open: what may still be in flight is its own.
-  if (!e->suspended) co_await e->core.suspend(false);
+  co_await suspend_locked(e, {});
+  std::unique_ptr<live_table> last = std::move(e->live);
   co_await e->drop_live();
-  e->inactive.reset();
+  co_await close_table(std::move(last));
+  co_await close_table(std::move(e->inactive));
   ++e->event_number;
   e->wake_waiters();
   tell(*e, "remove", {});

@@ -122,13 +122,17 @@ class device_manager {
 
   base::outcome<entry_ptr> find(const device_key& key) const;
   device_state state_of(const entry& e) const;
-  rt::task<base::outcome<std::unique_ptr<live_table>>> build(entry_ptr e,
-                                                             std::vector<table_line> lines,
-                                                             bool read_only);
+  // Fills `built`, in part also when it fails.
+  rt::task<base::outcome<void>> build(entry_ptr e, std::vector<table_line> lines, bool read_only,
+                                      live_table& built);
+  // REQUIRES: nothing is in flight.
+  static rt::task<void> close_table(std::unique_ptr<live_table> t);
   base::outcome<void> check_line(const entry& e, const table_line& l, uint64_t expected_start,
                                  size_t index, size_t count) const;
   rt::task<base::outcome<std::shared_ptr<block::target>>> construct(entry_ptr e, table_line l,
                                                                     bool read_only);
+  // Lines begin and end where the largest unit of their targets does.
+  base::outcome<void> check_units(const entry& e, const live_table& next) const;
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);
   rt::task<void> suspend_locked(entry_ptr e, suspend_options how);

@@ -35,7 +35,6 @@ struct device_manager::entry {
   rt::task<void> drop_live() {
     device::builder none = [](const table&) { return no_table(); };
     (void)co_await core.replace_table(std::move(none));
-    live.reset();
   }
   static rt::task<base::outcome<std::unique_ptr<table>>> no_table() { co_return table::none(); }
 

@@ -161,11 +161,10 @@ task<outcome<std::shared_ptr<block::target>>> device_manager::construct(entry_pt
   co_return table_failure(e->number, l.type, made.error().code, made.error().message);
 }
 
-task<outcome<std::unique_ptr<device_manager::live_table>>> device_manager::build(
-    entry_ptr e, std::vector<table_line> lines, bool read_only) {
+task<outcome<void>> device_manager::build(entry_ptr e, std::vector<table_line> lines,
+                                          bool read_only, live_table& built) {
   if (lines.empty()) co_return failure{errc::inval, "ioctl: populate_table: no targets specified"};
-  auto built = std::make_unique<live_table>();
-  built->read_only = read_only;
+  built.read_only = read_only;
   std::vector<table::segment> segments;
   uint64_t expected = 0;
   for (size_t i = 0; i < lines.size(); ++i) {
@@ -173,16 +172,34 @@ task<outcome<std::unique_ptr<device_manager::live_table>>> device_manager::build
     CO_CHECK(check_line(*e, l, expected, i, lines.size()));
     auto made = co_await construct(e, l, read_only);
     if (!made) co_return made.error();
-    segments.push_back(
-        {l.start_sector * block::sector_bytes, l.length_sectors * block::sector_bytes, *made});
-    built->lines.push_back({l.start_sector, l.length_sectors, find_type(l.type), *made});
+    segments.push_back({l.start_sector * block::sector_bytes,
+                        l.length_sectors * block::sector_bytes, *made, (*made)->unit_bytes()});
+    built.lines.push_back({l.start_sector, l.length_sectors, find_type(l.type), *made});
     expected = l.start_sector + l.length_sectors;
   }
   auto io = table::make(std::move(segments));
   if (!io) co_return io.error();
-  built->io = *std::move(io);
-  CO_CHECK(check_replacement(*e, *built));
-  co_return std::move(built);
+  built.io = *std::move(io);
+  CO_CHECK(check_units(*e, built));
+  co_return check_replacement(*e, built);
+}
+
+task<void> device_manager::close_table(std::unique_ptr<live_table> t) {
+  if (!t) co_return;
+  for (const auto& l : t->lines) co_await l.target->closed();
+}
+
+outcome<void> device_manager::check_units(const entry& e, const live_table& next) const {
+  const uint64_t unit = next.io->unit_bytes();
+  for (size_t i = 0; i < next.lines.size(); ++i) {
+    const auto& l = next.lines[i];
+    if ((l.start_sector | l.length_sectors) * block::sector_bytes % unit == 0) continue;
+    return plain_failure(
+        e.number, "table line " + std::to_string(i) + " (start sect " +
+                      std::to_string(l.start_sector) + " len " + std::to_string(l.length_sectors) +
+                      ") not aligned to h/w logical block size " + std::to_string(unit));
+  }
+  return {};
 }
 
 outcome<void> device_manager::check_replacement(const entry& e, const live_table& next) const {
@@ -203,12 +220,15 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
   const entry_ptr e = *std::move(found);
   const auto held = co_await e->control.lock();
   if (e->gone) co_return failure{no_device, "No such device or address"};
-  auto built = co_await build(e, std::move(lines), read_only);
+  auto next = std::make_unique<live_table>();
+  const auto built = co_await build(e, std::move(lines), read_only, *next);
   if (!built) {
     base::log_error("device-mapper", built.error().message);
+    co_await close_table(std::move(next));
     co_return built.error();
   }
-  e->inactive = *std::move(built);
+  std::swap(e->inactive, next);
+  co_await close_table(std::move(next));
   co_return state_of(*e);
 }
 
@@ -217,7 +237,7 @@ task<outcome<device_state>> device_manager::clear(device_key key) {
   if (!found) co_return found.error();
   const entry_ptr e = *std::move(found);
   const auto held = co_await e->control.lock();
-  e->inactive.reset();
+  co_await close_table(std::move(e->inactive));
   co_return state_of(*e);
 }
 
@@ -255,14 +275,14 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
     if (e->suspended) co_return failure{errc::inval, "the device has no table"};
     co_return outcome<void>{};
   }
-  std::unique_ptr<live_table> old;
   if (e->inactive) {
     co_await suspend_locked(e, how);
     std::unique_ptr<live_table> next = std::move(e->inactive);
     table* io = next->io.release();
     device::builder swap_in = [io](const table&) { return adopt(io); };
     (void)co_await e->core.replace_table(std::move(swap_in));
-    old = std::exchange(e->live, std::move(next));
+    std::swap(e->live, next);
+    co_await close_table(std::move(next));
   }
   if (!e->suspended) co_return outcome<void>{};
   for (const auto& l : e->live->lines) {

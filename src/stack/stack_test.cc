@@ -48,6 +48,85 @@ TEST_F(stack_device, segments_are_joined_and_requests_split_between_them) {
   EXPECT_EQ(read(d, 8188, 9), std::string(9, '\0'));
 }
 
+// A device that takes multiples of 4096 bytes only, and aborts on others.
+class strict final : public block::block_device {
+ public:
+  const block::limits& limits() const noexcept override { return disk_->limits(); }
+  task<result<void>> read(uint64_t offset, rt::segments to, block::io_opts io) override {
+    check(offset, block::total_bytes(to));
+    return disk_->read(offset, to, io);
+  }
+  task<result<void>> write(uint64_t offset, rt::segments from, block::io_opts io) override {
+    check(offset, block::total_bytes(from));
+    return disk_->write(offset, from, io);
+  }
+  task<result<void>> flush(block::io_opts io) override { return disk_->flush(io); }
+  task<result<void>> discard(uint64_t offset, uint64_t length, block::io_opts io) override {
+    check(offset, length);
+    return disk_->discard(offset, length, io);
+  }
+  task<result<void>> write_zeroes(uint64_t offset, uint64_t length, block::io_opts io) override {
+    check(offset, length);
+    return disk_->write_zeroes(offset, length, io);
+  }
+
+ private:
+  static void check(uint64_t offset, uint64_t length) {
+    if (length == 0 || (offset | length) % 4096 != 0) std::abort();
+  }
+  std::shared_ptr<store::memory_device> disk_ = memory(1 << 20);
+};
+
+TEST_F(stack_device, targets_get_whole_units_whatever_is_asked) {
+  std::vector<table::segment> lines;
+  lines.push_back({0, 1 << 19, std::make_shared<strict>(), 4096});
+  lines.push_back({1 << 19, 1 << 19, memory(1 << 19), 512});
+  device d(*rt_, "d", *table::make(std::move(lines)));
+  std::string model(1 << 20, '\0');
+  uint32_t x = 5;
+  for (int i = 0; i < 300; ++i) {
+    x = x * 1664525 + 1013904223;
+    const uint64_t at = (x >> 4) % 1'000'000, n = 1 + (x >> 12) % 20'000;
+    if (i % 3 == 0) {
+      ASSERT_TRUE(rt_->run_until(d.write_zeroes(at, n, {})));
+      model.replace(at, n, n, '\0');
+    } else {
+      const std::string text(n, static_cast<char>('a' + i % 26));
+      ASSERT_TRUE(write(d, at, text));
+      model.replace(at, n, text);
+    }
+    ASSERT_TRUE(read(d, at / 2, n) == model.substr(at / 2, n));
+  }
+  EXPECT_TRUE(read(d, 0, model.size()) == model);
+  ASSERT_TRUE(rt_->run_until(d.discard(5000, 20'000, {})));
+  EXPECT_TRUE(read(d, 0, 8192) == model.substr(0, 8192)) << "only whole units go";
+  block::extent_list runs;
+  ASSERT_TRUE(rt_->run_until(d.extents(777, 5000, runs, {})));
+  EXPECT_EQ(runs.total_bytes(), 5000u);
+}
+
+// While it is suspended a write of less than a unit waits like every other.
+TEST_F(stack_device, a_partial_write_waits_while_suspended) {
+  std::vector<table::segment> lines;
+  lines.push_back({0, 1 << 20, std::make_shared<strict>(), 4096});
+  device d(*rt_, "d", *table::make(std::move(lines)));
+  rt::reactor::scope here(rt_->at(0));
+  ASSERT_TRUE(rt_->run_until(d.suspend(false)));
+  bool done = false;
+  auto send = [](device& to, bool& flag) -> task<void> {
+    static std::string text = "partial";
+    const iovec v{text.data(), text.size()};
+    flag = bool(co_await to.write(3, rt::segments(&v, 1), {}));
+  };
+  rt::spawn(send(d, done));
+  for (int i = 0; i < 10; ++i) rt_->at(0).turn(0);
+  EXPECT_FALSE(done);
+  rt_->run_until(d.resume());
+  for (int i = 0; i < 1000 && !done; ++i) rt_->at(0).turn(1'000'000);
+  ASSERT_TRUE(done);
+  EXPECT_EQ(read(d, 3, 7), "partial");
+}
+
 TEST_F(stack_device, tables_with_gaps_are_refused) {
   std::vector<table::segment> lines;
   lines.push_back({0, 4096, memory(4096)});

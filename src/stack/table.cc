@@ -30,7 +30,9 @@ block::limits combine(const std::vector<table::segment>& segments) {
 }  // namespace
 
 table::table(std::vector<segment> segments)
-    : segments_(std::move(segments)), limits_(combine(segments_)) {}
+    : segments_(std::move(segments)), limits_(combine(segments_)) {
+  for (const segment& s : segments_) unit_bytes_ = std::max(unit_bytes_, s.unit_bytes);
+}
 
 base::outcome<std::unique_ptr<table>> table::make(std::vector<segment> segments) {
   uint64_t at = 0;

@@ -15,11 +15,13 @@ class table {
     uint64_t start = 0;         // bytes
     uint64_t length_bytes = 0;  // > 0
     std::shared_ptr<block::block_device> target;
+    uint64_t unit_bytes = 1;  // it serves multiples of this only; power of two
 
     uint64_t end() const noexcept { return start + length_bytes; }
   };
 
   // Segments must follow each other without gap or overlap from 0. Errors: inval, naming the gap.
+  // REQUIRES: they begin and end at multiples of the largest unit.
   static base::outcome<std::unique_ptr<table>> make(std::vector<segment> segments);
   // No segments, size 0: a device before its first load.
   static std::unique_ptr<table> none();
@@ -34,12 +36,19 @@ class table {
   const std::vector<segment>& segments() const noexcept { return segments_; }
   // What all targets together can do.
   const block::limits& limits() const noexcept { return limits_; }
+  // The largest of the segments' units.
+  uint64_t unit_bytes() const noexcept { return unit_bytes_; }
+  // Whether the range is whole units.
+  bool serves(uint64_t offset, uint64_t length) const noexcept {
+    return ((offset | length) & (unit_bytes_ - 1)) == 0;
+  }
 
  private:
   explicit table(std::vector<segment> segments);
   const segment* search(uint64_t offset) const noexcept;
 
   std::vector<segment> segments_;
+  uint64_t unit_bytes_ = 1;
   block::limits limits_;
 };
 

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+// Private to the device's source files.
+#pragma once
+
+#include "stack/device.h"
+
+namespace lbd::stack {
+
+// A request that came by a coroutine: inside the gate from enter() to the end of its scope.
+class device::visit {
+ public:
+  visit(device& d, block::op what, uint64_t bytes) noexcept : device_(d) {
+    d.count_start(what, bytes, cookie_);
+  }
+  visit(const visit&) = delete;
+  visit& operator=(const visit&) = delete;
+  ~visit() { device_.leave(cookie_, code); }
+  base::errc code = base::errc::ok;
+
+ private:
+  device& device_;
+  uint64_t cookie_ = 0;
+};
+
+}  // namespace lbd::stack
