@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT
+#include "target/crypt/crypt.h"
+
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "base/log.h"
+#include "block/segments.h"
+#include "rt/buffer_pool.h"
+#include "target/crypt/params.h"
+
+namespace lbd::target {
+
+using base::failure;
+using base::outcome;
+using base::result;
+using block::errc;
+using block::io_error;
+using block::io_opts;
+using rt::segments;
+using rt::task;
+
+task<outcome<std::shared_ptr<block::target>>> crypt::create(block::target_context& context,
+                                                            std::vector<std::string> args) {
+  if (args.size() < 5) co_return failure{errc::inval, "Not enough arguments"};
+  auto params = parse_crypt(args, context.length_sectors(), context.runtime().reactor_count());
+  crypto::wipe_bytes(std::as_writable_bytes(std::span(args[1].data(), args[1].size())));
+  if (!params) co_return params.error();
+  auto cipher = crypto::sector_cipher::make(params->cipher, params->key.view(), params->shape);
+  if (!cipher) co_return cipher.error();
+  auto child = co_await context.open(args[3]);
+  if (!child) co_return failure{child.error().code, "Device lookup failed"};
+  CO_CHECK(context.check_area(*child, params->start_sector, context.length_sectors()));
+  co_return std::shared_ptr<block::target>(std::make_shared<crypt>(
+      *std::move(params), *std::move(cipher), *std::move(child), context.length_sectors()));
+}
+
+crypt::crypt(crypt_params params, std::unique_ptr<crypto::sector_cipher> cipher,
+             block::opened_device child, uint64_t length_sectors)
+    : params_(std::move(params)),
+      cipher_(std::move(cipher)),
+      child_(std::move(child)),
+      start_(params_.start_sector * block::sector_bytes),
+      limits_(child_.device->limits()) {
+  limits_.size_bytes = length_sectors * block::sector_bytes;
+  limits_.block_bytes = std::max(limits_.block_bytes, params_.shape.sector_bytes);
+  limits_.can_discard &= params_.allow_discards;
+  limits_.can_write_zeroes = false;
+  limits_.fast_zero = false;
+}
+
+// REQUIRES: whole crypto sectors.
+task<result<void>> crypt::read_sectors(uint64_t offset, base::bytes_span to, io_opts io) {
+  rt::buffer secret(to.size());
+  const block::segment_list from_below{base::bytes_view(secret.span())};
+  CO_CHECK(co_await block::read(*child_.device, start_ + offset, from_below.view(), io));
+  const unsigned lane = rt::reactor::current().index();
+  const size_t n = params_.shape.sector_bytes;
+  for (size_t at = 0; at < to.size(); at += n)
+    cipher_->decrypt(lane, params_.iv_offset + (offset + at) / block::sector_bytes,
+                     secret.span().subspan(at, n), to.subspan(at, n));
+  co_return result<void>{};
+}
+
+task<result<void>> crypt::read(uint64_t offset, segments to, io_opts io) {
+  const uint64_t length = block::total_bytes(to);
+  for (uint64_t done = 0; done < length;) {
+    const uint64_t n = std::min<uint64_t>(length - done, block::bounds::copy_chunk_bytes);
+    const block::segment_list piece(to, done, n);
+    if (piece.view().size() == 1) {
+      const iovec& v = piece.view()[0];
+      const base::bytes_span straight(static_cast<std::byte*>(v.iov_base), v.iov_len);
+      CO_CHECK(co_await read_sectors(offset + done, straight, io));
+    } else {
+      rt::buffer plain(n);
+      CO_CHECK(co_await read_sectors(offset + done, plain.span(), io));
+      block::copy_to(piece.view(), plain.span());
+    }
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+// REQUIRES: whole crypto sectors.
+task<result<void>> crypt::write_sectors(uint64_t offset, segments from, io_opts io) {
+  const uint64_t length = block::total_bytes(from);
+  const size_t n = params_.shape.sector_bytes;
+  rt::buffer gathered, secret(length);
+  base::bytes_view plain;
+  if (from.size() == 1) {
+    plain = {static_cast<const std::byte*>(from[0].iov_base), from[0].iov_len};
+  } else {
+    gathered = rt::buffer(length);
+    block::copy_from(from, gathered.span());
+    plain = gathered.span();
+  }
+  const unsigned lane = rt::reactor::current().index();
+  for (size_t at = 0; at < length; at += n)
+    cipher_->encrypt(lane, params_.iv_offset + (offset + at) / block::sector_bytes,
+                     plain.subspan(at, n), secret.span().subspan(at, n));
+  const block::segment_list to_below{base::bytes_view(secret.span())};
+  co_return co_await block::write(*child_.device, start_ + offset, to_below.view(), io);
+}
+
+task<result<void>> crypt::write(uint64_t offset, segments from, io_opts io) {
+  const uint64_t length = block::total_bytes(from);
+  for (uint64_t done = 0; done < length;) {
+    const uint64_t n = std::min<uint64_t>(length - done, block::bounds::copy_chunk_bytes);
+    const block::segment_list piece(from, done, n);
+    CO_CHECK(co_await write_sectors(offset + done, piece.view(), io));
+    done += n;
+  }
+  co_return result<void>{};
+}
+
+task<result<void>> crypt::flush(io_opts io) { return child_.device->flush(io); }
+
+task<result<void>> crypt::discard(uint64_t offset, uint64_t length, io_opts io) {
+  if (!params_.allow_discards) co_return io_error{errc::notsup, 0};
+  co_return co_await child_.device->discard(start_ + offset, length, io);
+}
+
+std::string crypt::options_text() const {
+  std::vector<std::string> words;
+  if (params_.allow_discards) words.push_back("allow_discards");
+  if (params_.same_cpu) words.push_back("same_cpu_crypt");
+  if (params_.submit_from_crypt_cpus) words.push_back("submit_from_crypt_cpus");
+  if (params_.no_read_workqueue) words.push_back("no_read_workqueue");
+  if (params_.no_write_workqueue) words.push_back("no_write_workqueue");
+  if (params_.shape.sector_bytes != 512)
+    words.push_back("sector_size:" + std::to_string(params_.shape.sector_bytes));
+  if (params_.shape.iv_large_sectors) words.push_back("iv_large_sectors");
+  if (words.empty()) return {};
+  std::string text = " " + std::to_string(words.size());
+  for (const std::string& w : words) text += " " + w;
+  return text;
+}
+
+// The key is told only to those who may see it: dmsetup asks for it always and hides it by itself,
+// so whoever codes the kernel's interface decides.
+task<std::string> crypt::status(block::status_request q) {
+  if (q.kind == block::status_kind::info) co_return std::string();
+  std::string text = params_.cipher.text + " ";
+  if (!params_.key_word.empty()) {
+    text += params_.key_word;
+  } else if (params_.key.size() == 0) {
+    text += "-";
+  } else {
+    static constexpr char digits[] = "0123456789abcdef";
+    for (const std::byte b : params_.key.view()) {
+      const auto v = q.show_keys ? static_cast<unsigned>(b) : 0u;
+      text += digits[v >> 4];
+      text += digits[v & 15];
+    }
+  }
+  text += " " + std::to_string(params_.iv_offset) + " " + child_.number.text() + " " +
+          std::to_string(params_.start_sector) + options_text();
+  co_return text;
+}
+
+outcome<std::string> crypt::set_key(const std::string& word) {
+  auto key = parse_crypt_key(word);
+  if (!key) return key.error();
+  if (key->size() != params_.key.size())
+    return failure{errc::inval, "the new key has another length"};
+  auto cipher = crypto::sector_cipher::make(params_.cipher, key->view(), params_.shape);
+  if (!cipher) return cipher.error();
+  cipher_ = *std::move(cipher);
+  params_.key = *std::move(key);
+  params_.key_word = word.starts_with(":") ? word : std::string();
+  return std::string();
+}
+
+task<outcome<std::string>> crypt::message(std::vector<std::string> words) {
+  auto is = [&](size_t i, std::string_view text) {
+    return words[i].size() == text.size() &&
+           std::equal(text.begin(), text.end(), words[i].begin(),
+                      [](char a, char b) { return a == (b | 0x20); });
+  };
+  const bool set = words.size() == 3 && is(0, "key") && is(1, "set");
+  const bool wipe = words.size() == 2 && is(0, "key") && is(1, "wipe");
+  if (!set && !wipe) {
+    base::log_warn("crypt", "unrecognised message received.");
+    co_return failure{errc::inval, "unrecognised message received."};
+  }
+  if (!suspended_) {
+    base::log_warn("crypt", "not suspended during key manipulation.");
+    co_return failure{errc::inval, "not suspended during key manipulation."};
+  }
+  if (set) co_return set_key(words[2]);
+  // The length stays known: a wiped key prints as zeros.
+  const std::vector<std::byte> zeros(params_.key.size(), std::byte{0});
+  params_.key = crypto::secret(zeros);
+  params_.key_word.clear();
+  cipher_.reset();
+  co_return std::string();
+}
+
+task<void> crypt::postsuspend() {
+  suspended_ = true;
+  co_return;
+}
+task<result<void>> crypt::preresume() {
+  if (cipher_) co_return result<void>{};
+  base::log_error("crypt", "aborting resume - crypt key is not set.");
+  co_return io_error{errc::again, 0};
+}
+task<void> crypt::resumed() {
+  suspended_ = false;
+  co_return;
+}
+
+void crypt::for_each_child(const std::function<void(const block::opened_device&)>& visit) const {
+  visit(child_);
+}
+
+extern const block::target_type crypt_type;
+const block::target_type crypt_type = {"crypt", {1, 24, 0}, 0, &crypt::create};
+
+}  // namespace lbd::target

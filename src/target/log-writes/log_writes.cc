@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+// log-writes: passes everything on and writes down, on another device, what was written in which
+// order between flushes, `log-writes <device> <log device>`. Requests keep the sector that they
+// have in the mapped device. State, on the home reactor: the writes that completed since the last
+// flush, and the log. After a crash: as the device below; the log holds every flush that was
+// answered, with what came before it, as durable as its device makes that (marks and FUA writes
+// always).
+#include <strings.h>
+
+#include <atomic>
+#include <deque>
+
+#include "base/log.h"
+#include "block/segments.h"
+#include "block/target.h"
+#include "rt/sync.h"
+#include "target/log-writes/log_file.h"
+
+namespace lbd::target {
+namespace {
+
+using base::failure;
+using base::outcome;
+using base::result;
+using block::errc;
+using block::io_error;
+using block::io_opts;
+using block::sector_bytes;
+using rt::segments;
+using rt::task;
+
+// Copies of writes that wait for a flush; beyond that they go to the log without it, which changes
+// nothing for a reader: no flush comes between.
+constexpr uint64_t unflushed_most_bytes = uint64_t{64} << 20;
+
+class log_writes final : public block::target {
+ public:
+  log_writes(block::opened_device child, block::opened_device log, uint64_t begin_sector,
+             uint64_t length_sectors)
+      : child_(std::move(child)),
+        log_device_(std::move(log)),
+        begin_sector_(begin_sector),
+        limits_(child_.device->limits()),
+        home_(rt::reactor::current()),
+        log_(log_device_.device) {
+    limits_.size_bytes = length_sectors * sector_bytes;
+    // Zeros are logged as what they are: data.
+    limits_.can_write_zeroes = false;
+    limits_.fast_zero = false;
+  }
+  const block::limits& limits() const noexcept override { return limits_; }
+
+  block::routed route(block::op what, uint64_t offset, uint64_t, block::path&) noexcept override {
+    if (what != block::op::read && logging_.load(std::memory_order_relaxed)) return {};
+    return {child_.device.get(), at(offset)};
+  }
+
+  task<result<void>> read(uint64_t offset, segments to, io_opts io) override {
+    return block::read(*child_.device, at(offset), to, io);
+  }
+
+  task<result<void>> write(uint64_t offset, segments from, io_opts io) override {
+    log_entry e = entry_for(offset, block::total_bytes(from), io);
+    if (logging_.load(std::memory_order_relaxed)) {
+      e.data = rt::buffer(block::total_bytes(from));
+      block::copy_from(from, e.data.span());
+    }
+    const auto r = co_await block::write(*child_.device, at(offset), from, io);
+    // A failed write may have reached the disk all the same.
+    if (e.data) co_await log_completed(e);
+    co_return r;
+  }
+
+  task<result<void>> discard(uint64_t offset, uint64_t length, io_opts io) override {
+    log_entry e = entry_for(offset, length, io);
+    e.flags |= log_entry::discard;
+    auto r = co_await child_.device->discard(at(offset), length, io);
+    // The log is to show discards also where the device has none.
+    if (!r && r.error().code == errc::notsup) r = result<void>{};
+    if (logging_.load(std::memory_order_relaxed)) co_await log_completed(e);
+    co_return r;
+  }
+
+  task<result<void>> flush(io_opts io) override {
+    auto work = [this, io] { return flush_home(io); };
+    co_return co_await rt::call_on(home_, work);
+  }
+
+  task<result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
+                             io_opts io) override {
+    return child_.device->extents(at(offset), length, out, io);
+  }
+
+  task<std::string> status(block::status_request q) override {
+    if (q.kind == block::status_kind::table)
+      co_return child_.number.text() + " " + log_device_.number.text();
+    co_return std::to_string(log_.entries()) + " " + std::to_string(log_.next_sector() - 1) +
+        (logging_ ? "" : " logging_disabled");
+  }
+
+  task<outcome<std::string>> message(std::vector<std::string> words) override {
+    if (words.size() != 2)
+      co_return refused("Invalid log-writes message arguments, expect 2 arguments, got " +
+                        std::to_string(words.size()));
+    if (::strcasecmp(words[0].c_str(), "mark") != 0)
+      co_return refused("Unrecognised log writes target message received: " + words[0]);
+    co_await mark(std::move(words[1]));
+    co_return std::string();
+  }
+
+  task<void> closed() override {
+    log_unflushed();
+    co_await mark("dm-log-writes-end");
+  }
+
+  void for_each_child(
+      const std::function<void(const block::opened_device&)>& visit) const override {
+    visit(child_);
+    visit(log_device_);
+  }
+
+ private:
+  static failure refused(std::string text) {
+    base::log_warn("log-writes", text);
+    return failure{errc::inval, std::move(text)};
+  }
+  uint64_t at(uint64_t offset) const noexcept { return begin_sector_ * sector_bytes + offset; }
+  log_entry entry_for(uint64_t offset, uint64_t length, const io_opts& io) const {
+    log_entry e;
+    e.sector = at(offset) / sector_bytes;
+    e.sectors = length / sector_bytes;
+    e.flags = io.fua() ? log_entry::fua : 0;
+    return e;
+  }
+
+  // A write is in the log's order before anybody learns that it has completed.
+  task<void> log_completed(log_entry& e) {
+    auto work = [this, &e] { return completed_home(e); };
+    (void)co_await rt::call_on(home_, work);
+  }
+
+  // From here on: home reactor.
+
+  task<bool> completed_home(log_entry& e) {
+    if (!logging_) co_return false;
+    if ((e.flags & log_entry::fua) != 0) {
+      to_log_.push_back(std::move(e));
+      co_await write_log();
+      co_return true;
+    }
+    unflushed_bytes_ += e.data.size();
+    unflushed_.push_back(std::move(e));
+    if (unflushed_bytes_ <= unflushed_most_bytes || flushes_in_flight_ != 0) co_return true;
+    log_unflushed();
+    co_await write_log();
+    co_return true;
+  }
+
+  task<result<void>> flush_home(io_opts io) {
+    // What has completed when the flush begins is what it makes durable.
+    std::deque<log_entry> covered = std::exchange(unflushed_, {});
+    const uint64_t bytes = std::exchange(unflushed_bytes_, 0);
+    ++flushes_in_flight_;
+    const auto r = co_await child_.device->flush(io);
+    --flushes_in_flight_;
+    if (!r) {
+      for (log_entry& e : unflushed_) covered.push_back(std::move(e));
+      unflushed_ = std::move(covered);
+      unflushed_bytes_ += bytes;
+      co_return r;
+    }
+    if (!logging_) co_return r;
+    for (log_entry& e : covered) to_log_.push_back(std::move(e));
+    log_entry end;
+    end.flags = log_entry::flush;
+    to_log_.push_back(std::move(end));
+    co_await write_log();
+    co_return r;
+  }
+
+  void log_unflushed() {
+    for (log_entry& e : unflushed_) to_log_.push_back(std::move(e));
+    unflushed_.clear();
+    unflushed_bytes_ = 0;
+  }
+
+  task<void> mark(std::string text) {
+    log_entry e;
+    e.flags = log_entry::mark;
+    e.text = text.substr(0, log_file::text_most);
+    to_log_.push_back(std::move(e));
+    co_await write_log();
+  }
+
+  // Returns when everything in the queue at the call is in the log, or logging has been given up.
+  task<void> write_log() {
+    const auto held = co_await log_lock_.lock();
+    while (!to_log_.empty() && logging_) {
+      const log_entry e = std::move(to_log_.front());
+      to_log_.pop_front();
+      const auto r = co_await log_.append(e);
+      if (r) continue;
+      base::log_error("log-writes",
+                      r.error().code == errc::nospc
+                          ? "Ran out of space on the logdev"
+                          : "Error writing to the log: " + base::to_string(r.error().code));
+      logging_ = false;
+    }
+    if (logging_) co_return;
+    to_log_.clear();
+    unflushed_.clear();
+    unflushed_bytes_ = 0;
+  }
+
+  const block::opened_device child_, log_device_;
+  const uint64_t begin_sector_;
+  block::limits limits_;
+  rt::reactor& home_;
+  // Ends with the first failure to log; requests go on.
+  std::atomic<bool> logging_{true};
+
+  log_file log_;
+  rt::mutex log_lock_;
+  std::deque<log_entry> unflushed_, to_log_;
+  uint64_t unflushed_bytes_ = 0;
+  unsigned flushes_in_flight_ = 0;
+};
+
+task<outcome<std::shared_ptr<block::target>>> create_log_writes(block::target_context& context,
+                                                                std::vector<std::string> args) {
+  if (args.size() < 2) co_return failure{errc::inval, "Invalid argument count"};
+  auto child = co_await context.open(args[0]);
+  if (!child) co_return failure{child.error().code, "Device lookup failed"};
+  auto log = co_await context.open(args[1]);
+  if (!log) co_return failure{log.error().code, "Log device lookup failed"};
+  const uint64_t begin = context.begin_sector(), length = context.length_sectors();
+  CO_CHECK(context.check_area(*child, begin, length));
+  co_return std::shared_ptr<block::target>(
+      std::make_shared<log_writes>(*std::move(child), *std::move(log), begin, length));
+}
+
+}  // namespace
+
+extern const block::target_type log_writes_type;
+const block::target_type log_writes_type = {"log-writes", {1, 1, 0}, 0, &create_log_writes};
+
+}  // namespace lbd::target

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+#include "target/table_fixture_test.h"
+
+namespace lbd::target {
+namespace {
+
+class log_writes : public table_fixture {
+ protected:
+  struct logged {
+    uint64_t sector, sectors, flags;
+    std::string text;  // a mark's, or the data
+    friend bool operator==(const logged&, const logged&) = default;
+  };
+  static constexpr uint64_t flush_flag = 1, fua_flag = 2, discard_flag = 4, mark_flag = 8;
+
+  uint64_t number(uint64_t at) { return base::load_little<uint64_t>(sources_.b->bytes(at, 8), 0); }
+  // Reads `count` entries as a replay tool does.
+  std::vector<logged> log(size_t count) {
+    std::vector<logged> out;
+    uint64_t at = 512;
+    while (out.size() < count) {
+      logged e{number(at), number(at + 8), number(at + 16), {}};
+      const uint64_t text_bytes = number(at + 24);
+      if ((e.flags & mark_flag) != 0) e.text = sources_.b->text(at + 32, text_bytes);
+      at += 512;
+      if ((e.flags & discard_flag) == 0 && e.sectors != 0) {
+        e.text = sources_.b->text(at, e.sectors * 512);
+        at += e.sectors * 512;
+      }
+      out.push_back(std::move(e));
+    }
+    return out;
+  }
+  static std::string sectors(size_t n, char c) { return std::string(n * 512, c); }
+};
+
+TEST_F(log_writes, logs_writes_at_the_flush_that_covers_them) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  EXPECT_EQ(status(), "0 0");
+  EXPECT_EQ(table(), "254:0 254:16");
+  ASSERT_EQ(write(*d, 4096, sectors(8, 'a')), errc::ok);
+  EXPECT_EQ(status(), "0 0") << "nothing is logged before a flush";
+  ASSERT_EQ(flush(*d), errc::ok);
+  EXPECT_EQ(status(), "2 10");
+  EXPECT_EQ(read(*d, 4096, 4096), sectors(8, 'a'));
+  EXPECT_EQ(sources_.a->text(4096, 4096), sectors(8, 'a'));
+  EXPECT_EQ(log(2), (std::vector<logged>{{8, 8, 0, sectors(8, 'a')}, {0, 0, flush_flag, ""}}));
+  EXPECT_EQ(number(0), 0u) << "the super block waits for a mark or a FUA write";
+}
+
+TEST_F(log_writes, fua_writes_and_marks_are_logged_at_once_and_counted) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  block::io_opts durable;
+  durable.flags = block::io_fua;
+  ASSERT_EQ(write(*d, 0, sectors(1, 'p')), errc::ok);
+  ASSERT_EQ(write(*d, 512, sectors(1, 'f'), durable), errc::ok);
+  EXPECT_EQ(status(), "1 2");
+  EXPECT_EQ(message({"MARK", "here"}), "");
+  EXPECT_EQ(status(), "2 3");
+  EXPECT_EQ(log(2),
+            (std::vector<logged>{{1, 1, fua_flag, sectors(1, 'f')}, {0, 0, mark_flag, "here"}}));
+  EXPECT_EQ(number(0), 0x6a736677736872u);
+  EXPECT_EQ(number(8), 1u);
+  EXPECT_EQ(number(16), 2u);
+  EXPECT_EQ(number(24), 512u);
+}
+
+TEST_F(log_writes, the_rest_and_an_end_mark_come_when_the_table_goes) {
+  auto d = make("log-writes", "/dev/vda /dev/vdb");
+  ASSERT_EQ(write(*d, 0, sectors(2, 'x')), errc::ok);
+  ASSERT_EQ(run(discarding(*d, 8192, 1024)), errc::ok);
+  d.reset();
+  ASSERT_TRUE(run(m_.remove(key("d"), false)));
+  EXPECT_EQ(log(3), (std::vector<logged>{{0, 2, 0, sectors(2, 'x')},
+                                         {16, 2, discard_flag, ""},
+                                         {0, 0, mark_flag, "dm-log-writes-end"}}));
+  EXPECT_EQ(number(16), 3u);
+}
+
+TEST_F(log_writes, replacing_the_table_ends_the_log_too) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  ASSERT_EQ(write(*d, 0, sectors(1, 'x')), errc::ok);
+  ASSERT_EQ(load("d", "linear", "/dev/vda 0"), "");
+  ASSERT_EQ(resume("d"), "");
+  EXPECT_EQ(log(2).back().text, "dm-log-writes-end");
+}
+
+TEST_F(log_writes, a_flush_covers_what_had_completed_when_it_began) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  ASSERT_EQ(write(*d, 0, sectors(1, '1')), errc::ok);
+  sources_.a->open.reset();
+  const auto under_way = start(writing(*d, 512, sectors(1, '2'), {}));
+  const auto f = start(flushing(*d, {}));
+  settle();
+  EXPECT_EQ(f->at_ns, 0u);
+  sources_.a->open.set();
+  settle();
+  ASSERT_NE(f->at_ns, 0u);
+  ASSERT_NE(under_way->at_ns, 0u);
+  EXPECT_EQ(log(2), (std::vector<logged>{{0, 1, 0, sectors(1, '1')}, {0, 0, flush_flag, ""}}));
+  ASSERT_EQ(flush(*d), errc::ok);
+  EXPECT_EQ(log(3)[2], (logged{1, 1, 0, sectors(1, '2')}));
+}
+
+TEST_F(log_writes, a_failed_flush_covers_nothing) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  ASSERT_EQ(write(*d, 0, sectors(1, '1')), errc::ok);
+  sources_.a->write_error = errc::io;
+  EXPECT_EQ(flush(*d), errc::io);
+  EXPECT_EQ(status(), "0 0");
+  sources_.a->write_error = errc::ok;
+  ASSERT_EQ(flush(*d), errc::ok);
+  EXPECT_EQ(log(2)[0], (logged{0, 1, 0, sectors(1, '1')}));
+}
+
+TEST_F(log_writes, zeros_are_logged_as_data) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  ASSERT_EQ(write(*d, 0, sectors(2, 'x')), errc::ok);
+  ASSERT_EQ(run(zeroing(*d, 512, 512)), errc::ok);
+  ASSERT_EQ(flush(*d), errc::ok);
+  EXPECT_EQ(log(2)[1], (logged{1, 1, 0, sectors(1, '\0')}));
+}
+
+// Every prefix of the log up to a flush, played onto an empty disk, is what the disk held then.
+TEST_F(log_writes, replaying_the_log_gives_every_flushed_state) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb", 64);
+  std::vector<std::string> states;
+  uint32_t x = 1;
+  size_t entries = 0;
+  for (int round = 0; round < 12; ++round) {
+    for (int i = 0; i < 5; ++i) {
+      x = x * 1664525 + 1013904223;
+      const uint64_t at = (x >> 8) % 60, n = 1 + (x >> 20) % 4;
+      ASSERT_EQ(write(*d, at * 512, sectors(n, static_cast<char>('a' + (x >> 27) % 26))), errc::ok);
+    }
+    ASSERT_EQ(flush(*d), errc::ok);
+    entries += 6;
+    states.push_back(sources_.a->text(0, 64 * 512));
+  }
+  std::string disk(64 * 512, '\0');
+  size_t flushes = 0;
+  for (const logged& e : log(entries)) {
+    if (e.flags == flush_flag) {
+      EXPECT_EQ(disk, states.at(flushes++));
+    } else {
+      disk.replace(e.sector * 512, e.text.size(), e.text);
+    }
+  }
+  EXPECT_EQ(flushes, states.size());
+}
+
+TEST_F(log_writes, a_full_or_broken_log_ends_logging_not_the_requests) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  sources_.b->write_error = errc::io;
+  ASSERT_EQ(write(*d, 0, sectors(1, 'x')), errc::ok);
+  EXPECT_EQ(flush(*d), errc::ok);
+  EXPECT_EQ(status(), "1 2 logging_disabled");
+  EXPECT_EQ(write(*d, 0, sectors(1, 'y')), errc::ok);
+  EXPECT_EQ(flush(*d), errc::ok);
+  EXPECT_EQ(sources_.a->text(0, 512), sectors(1, 'y'));
+  sources_.b->write_error = errc::ok;
+  const auto e = make("log-writes", "/dev/vda /dev/vdb", 8192, "e");
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(write(*e, 0, sectors(4096, 'z')), errc::ok);
+    ASSERT_EQ(flush(*e), errc::ok);
+  }
+  EXPECT_EQ(status("e"), "3 8195 logging_disabled");
+}
+
+TEST_F(log_writes, messages_and_wrong_lines) {
+  (void)make("log-writes", "/dev/vda /dev/vdb more words");
+  EXPECT_EQ(message({"mark", "a", "b"}),
+            "error: Invalid log-writes message arguments, expect 2 arguments, got 3");
+  EXPECT_EQ(message({"mark"}),
+            "error: Invalid log-writes message arguments, expect 2 arguments, got 1");
+  EXPECT_EQ(message({"other", "a"}),
+            "error: Unrecognised log writes target message received: other");
+  EXPECT_EQ(load("w", "log-writes", "/dev/vda"), "Invalid argument count (-EINVAL)");
+  EXPECT_EQ(load("w", "log-writes", "/dev/no /dev/vdb"), "Device lookup failed (-ENODEV)");
+  EXPECT_EQ(load("w", "log-writes", "/dev/vda /dev/no"), "Log device lookup failed (-ENODEV)");
+}
+
+}  // namespace
+}  // namespace lbd::target
