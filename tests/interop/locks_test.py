@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Image locks: LBD and QEMU refuse an image that the other has open for writing."""
 
+import os
+
 import interop
 import testing
 from interop import MIB
@@ -12,7 +14,8 @@ class Locks(interop.Case):
         testing.require("qemu-nbd", "qemu-io", "qemu-img")
 
     def qemu_nbd(self, image, image_format, *options):
-        path = self.path("qemu.sock")
+        # One socket each: that of a server stopped a moment ago may still answer.
+        path = self.path(f"{os.path.basename(image)}.sock")
         return self.start(["qemu-nbd", "-t", "-f", image_format, "-k", path, *options, image],
                           ready=lambda: testing.accepts(path))
 
