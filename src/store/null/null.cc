@@ -1,28 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "store/null/null.h"
 
-#include <sys/mman.h>
-
 #include "block/segments.h"
+#include "block/zero_pages.h"
 
 namespace lbd::store {
-namespace {
 
 using base::result;
 using rt::task;
-
-// Address space of the longest request, every page of it the kernel's page of zeros.
-base::bytes_view zero_pages() noexcept {
-  static const base::bytes_view pages = [] {
-    const size_t bytes = block::bounds::request_bytes;
-    void* p = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return base::bytes_view{};
-    return base::bytes_view{static_cast<const std::byte*>(p), bytes};
-  }();
-  return pages;
-}
-
-}  // namespace
 
 null_device::null_device(uint64_t size_bytes) {
   limits_.size_bytes = size_bytes;
@@ -48,8 +33,7 @@ task<result<void>> null_device::extents(uint64_t, uint64_t length, block::extent
   co_return result<void>{};
 }
 block::lease null_device::borrow(uint64_t, uint64_t length) noexcept {
-  const base::bytes_view pages = zero_pages();
-  return length <= pages.size() ? block::lease{pages.first(length)} : block::lease{};
+  return block::lend_zeros(length);
 }
 
 }  // namespace lbd::store

@@ -2,11 +2,10 @@
 // Small pieces private to the overlay.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <atomic>
 
 #include "block/segments.h"
+#include "block/zero_pages.h"
 #include "target/overlay/overlay.h"
 
 namespace lbd::overlay {
@@ -46,18 +45,12 @@ class device::epoch_visit {
   uint32_t token_;
 };
 
-// What lies below all layers: zeros, lent from one page mapped many times.
+// What lies below all layers: zeros, which it lends.
 class zero_device final : public block::block_device {
  public:
   explicit zero_device(uint64_t size_bytes) {
     limits_.size_bytes = size_bytes;
     limits_.read_only = true;
-    void* p = ::mmap(nullptr, block::bounds::request_bytes, PROT_READ,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p != MAP_FAILED) pages_ = {static_cast<const std::byte*>(p), block::bounds::request_bytes};
-  }
-  ~zero_device() override {
-    if (!pages_.empty()) ::munmap(const_cast<std::byte*>(pages_.data()), pages_.size());
   }
   const block::limits& limits() const noexcept override { return limits_; }
   rt::task<base::result<void>> read(uint64_t, rt::segments to, block::io_opts) override {
@@ -69,12 +62,11 @@ class zero_device final : public block::block_device {
   }
   rt::task<base::result<void>> flush(block::io_opts) override { co_return base::result<void>{}; }
   block::lease borrow(uint64_t, uint64_t length) noexcept override {
-    return length <= pages_.size() ? block::lease{pages_.first(length)} : block::lease{};
+    return block::lend_zeros(length);
   }
 
  private:
   block::limits limits_;
-  base::bytes_view pages_;
 };
 
 }  // namespace lbd::overlay
