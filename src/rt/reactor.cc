@@ -32,13 +32,14 @@ void reactor::drop(turn_hook& h) noexcept {
 void reactor::start_timer(timer& t, uint64_t due_ns) {
   stop_timer(t);
   t.due_ns = due_ns;
+  t.order = ++timers_started_;
   t.armed = true;
-  timers_.emplace(due_ns, &t);
+  timers_.insert(&t);
 }
 
 void reactor::stop_timer(timer& t) noexcept {
   if (!t.armed) return;
-  timers_.erase({t.due_ns, &t});
+  timers_.erase(&t);
   t.armed = false;
 }
 
@@ -76,8 +77,8 @@ void reactor::run_turn_hooks() {
 void reactor::run_timers() {
   if (timers_.empty()) return;
   const uint64_t now = now_ns();
-  while (!timers_.empty() && timers_.begin()->first <= now) {
-    timer* t = timers_.begin()->second;
+  while (!timers_.empty() && (*timers_.begin())->due_ns <= now) {
+    timer* t = *timers_.begin();
     timers_.erase(timers_.begin());
     t->armed = false;
     t->run(*t);
@@ -87,7 +88,7 @@ void reactor::run_timers() {
 uint64_t reactor::wait_for(uint64_t wait_ns) const noexcept {
   if (work_pending() || messages_pending() || stopping_.load(std::memory_order_relaxed)) return 0;
   if (!timers_.empty()) {
-    const uint64_t due = timers_.begin()->first, now = now_ns();
+    const uint64_t due = (*timers_.begin())->due_ns, now = now_ns();
     wait_ns = std::min(wait_ns, due > now ? due - now : 0);
   }
   return wait_ns;

@@ -36,9 +36,11 @@ struct turn_hook {
   bool queued = false;
 };
 
-// A timer; fires once on the reactor's thread. Stopped by stop_timer() or by its own firing.
+// A timer; fires once on the reactor's thread. Stopped by stop_timer() or by its own firing. Timers
+// of one moment fire in the order in which they were started.
 struct timer {
   uint64_t due_ns = 0;
+  uint64_t order = 0;
   void (*run)(timer&) = nullptr;
   bool armed = false;
 };
@@ -134,7 +136,13 @@ class reactor {
   std::atomic<message*> posted_{nullptr};
   std::atomic<bool> stopping_{false};
   std::deque<turn_hook*> turn_hooks_;
-  std::set<std::pair<uint64_t, timer*>> timers_;
+  struct sooner {
+    bool operator()(const timer* a, const timer* b) const noexcept {
+      return a->due_ns != b->due_ns ? a->due_ns < b->due_ns : a->order < b->order;
+    }
+  };
+  std::set<timer*, sooner> timers_;
+  uint64_t timers_started_ = 0;
 };
 
 // Awaitable: resumes at `due_ns` of this reactor's clock.

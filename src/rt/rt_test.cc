@@ -56,6 +56,33 @@ task<uint64_t> sleeper(uint64_t ns) {
   co_return reactor::current().now_ns() - start;
 }
 
+task<std::string> timers_of_one_moment() {
+  struct numbered : timer {
+    char name = ' ';
+    std::string* fired = nullptr;
+  };
+  std::string fired;
+  std::array<numbered, 8> timers;
+  const uint64_t due_ns = reactor::current().now_ns() + 1'000'000;
+  for (const size_t i : {5u, 0u, 7u, 2u, 4u, 1u, 6u, 3u}) {
+    timers[i].name = static_cast<char>('0' + i);
+    timers[i].fired = &fired;
+    timers[i].run = [](timer& t) {
+      const auto& n = static_cast<numbered&>(t);
+      *n.fired += n.name;
+    };
+    reactor::current().start_timer(timers[i], due_ns);
+  }
+  reactor::current().start_timer(timers[0], due_ns);  // again: now the last
+  reactor::current().stop_timer(timers[7]);
+  co_await sleep_until(due_ns + 1'000'000);
+  co_return fired;
+}
+
+TEST_P(rt_backends, timers_of_one_moment_fire_in_the_order_of_their_start) {
+  EXPECT_EQ(rt_->run_until(timers_of_one_moment()), "5241630");
+}
+
 TEST_P(rt_backends, timers_fire_and_not_early) {
   EXPECT_GE(rt_->run_until(sleeper(3'000'000)), 3'000'000u);
 }
