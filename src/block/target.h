@@ -57,7 +57,8 @@ class target_context {
   virtual std::shared_ptr<void> shared_state(
       const std::string& key, const std::function<std::shared_ptr<void>()>& make) = 0;
   // Raises an event of the device this table belongs to (its event counter, waiters, uevents with
-  // these variables). Any reactor; may outlive the context.
+  // these variables). To be called on reactor 0; copied and destroyed anywhere; may outlive the
+  // context, the device and its manager, and does nothing then.
   virtual std::function<void(std::vector<std::string> variables)> event_sink() = 0;
 };
 

@@ -135,7 +135,7 @@ void device_manager::tell(const entry& e, const char* action, std::vector<std::s
 
 void device_manager::raise_event(entry& e, std::vector<std::string> variables) {
   if (!variables.empty()) {
-    variables.push_back("DM_SEQNUM=" + std::to_string(++event_sequence_));
+    variables.push_back("DM_SEQNUM=" + std::to_string(++e.event_sequence));
     tell(e, "change", std::move(variables));
   }
   ++e.event_number;

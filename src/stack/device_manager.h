@@ -148,7 +148,8 @@ class device_manager {
   std::map<std::string, entry_ptr> by_name_;
   std::map<std::string, std::weak_ptr<void>> shared_;
   std::function<void(const device_event&)> told_;
-  uint64_t event_sequence_ = 0;
+  // Expires with the manager, for those who may outlive it.
+  const std::shared_ptr<device_manager> self_{std::make_shared<char>(), this};
 };
 
 // The kernel's way of cutting a table's arguments: at blanks; a backslash takes the next character

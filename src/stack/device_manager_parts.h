@@ -44,6 +44,7 @@ struct device_manager::entry {
   std::unique_ptr<live_table> live, inactive;
   bool suspended = false, deferred_remove = false, gone = false;
   uint32_t open_count = 0, event_number = 0;
+  uint64_t event_sequence = 0;  // of its events that carry variables
   std::vector<rt::event*> waiters;
   rt::mutex control;
 };

@@ -168,6 +168,45 @@ TEST_F(manager, messages_reach_only_targets_and_say_why_not) {
   EXPECT_EQ(text(0, {"@cancel_deferred_remove"}), "ok");
 }
 
+task<errc> reading(std::shared_ptr<block::block_device> from) {
+  std::byte bytes[512];
+  const iovec v{bytes, sizeof bytes};
+  const rt::segments to(&v, 1);
+  co_return base::code_of(co_await block::read(*from, 0, to, {}));
+}
+
+// A striped device tells of an error by a message to its home.
+TEST(events, that_come_after_the_device_or_the_manager_reach_nobody) {
+  for (const bool manager_goes : {false, true}) {
+    const auto rt = *rt::runtime::start({.reactors = 1});
+    rt::reactor::scope here(rt->at(0));
+    memory_sources sources;
+    auto m = std::make_unique<device_manager>(*rt, sources);
+    int told = 0;
+    for (const char* name : {"bad", "d"}) {
+      ASSERT_TRUE(m->create(name, "", {}));
+      const device_key k{name, {}, {}};
+      const bool low = k.name == "bad";
+      const table_line line{0, 8, low ? "error" : "striped", low ? "" : "1 8 /dev/mapper/bad 0"};
+      ASSERT_TRUE(rt->run_until(m->load(k, {line}, false)));
+      ASSERT_TRUE(rt->run_until(m->resume(k, {})));
+    }
+    auto d = (*m->open(device_key{"d", {}, {}})).device;
+    EXPECT_EQ(rt->run_until(reading(std::move(d))), errc::io);
+    m->on_event([&told](const device_event& e) { told += e.action == "change" ? 1 : 0; });
+    const device_key k{"d", {}, {}};
+    if (!manager_goes) {
+      rt->at(0).turn(0);
+      EXPECT_EQ(m->state(k)->event_number, 1u);
+      continue;
+    }
+    ASSERT_TRUE(rt->run_until(m->remove(k, false)));
+    m.reset();
+    rt->at(0).turn(0);
+    EXPECT_EQ(told, 0);
+  }
+}
+
 TEST(split_args, cuts_at_blanks_and_takes_quoted_characters) {
   EXPECT_EQ(split_args("  a\tb  c "), (std::vector<std::string>{"a", "b", "c"}));
   EXPECT_EQ(split_args("a\\ b \\\\"), (std::vector<std::string>{"a b", "\\"}));

@@ -113,9 +113,11 @@ class device_manager::context final : public block::target_context {
   }
 
   std::function<void(std::vector<std::string>)> event_sink() override {
-    return [manager = &manager_,
+    return [manager = std::weak_ptr<device_manager>(manager_.self_),
             where = std::weak_ptr<entry>(entry_)](std::vector<std::string> variables) {
-      if (const entry_ptr e = where.lock()) manager->raise_event(*e, std::move(variables));
+      const auto m = manager.lock();
+      const entry_ptr e = where.lock();
+      if (m && e && !e->gone) m->raise_event(*e, std::move(variables));
     };
   }
 
