@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 namespace lbd::rt {
 namespace {
@@ -69,6 +71,7 @@ class uring_reactor final : public reactor {
  protected:
   void poll_io(uint64_t wait_ns) override {
     use_ring();
+    if (!aside_.empty()) wait_ns = 0;
     if (wait_ns == 0 || harvest_without_sleep(wait_ns)) {
       if (io_uring_sq_ready(&ring_) != 0 || wait_ns == 0) io_uring_submit_and_get_events(&ring_);
       reap();
@@ -96,10 +99,20 @@ class uring_reactor final : public reactor {
   io_uring_sqe* next_sqe() {
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
     while (sqe == nullptr) {
-      io_uring_submit(&ring_);
+      // Kernels before 5.19 take nothing (EBUSY) while completions find no room in their queue.
+      if (io_uring_submit(&ring_) < 0) set_aside();
       sqe = io_uring_get_sqe(&ring_);
     }
     return sqe;
+  }
+
+  // Makes room in the completion queue without running anybody: the caller is in the middle of
+  // something. reap() goes on from here.
+  void set_aside() {
+    io_uring_get_events(&ring_);
+    finished batch[batch_size];
+    while (const unsigned n = take_completions(batch))
+      aside_.insert(aside_.end(), batch, batch + n);
   }
 
   void arm_wake() {
@@ -191,33 +204,43 @@ class uring_reactor final : public reactor {
     idle_ns_ = gap_ns > idle_ns_ ? (idle_ns_ * 3 + gap_ns) / 4 : (idle_ns_ + gap_ns) / 2;
   }
 
+  // A completion, copied: resuming a waiter may submit and so reuse the queue's slots.
+  struct finished {
+    void* data;
+    int result;
+    unsigned flags;
+  };
+  static constexpr unsigned batch_size = 256;
+
+  unsigned take_completions(finished (&out)[batch_size]) {
+    io_uring_cqe* batch[batch_size];
+    const unsigned n = io_uring_peek_batch_cqe(&ring_, batch, batch_size);
+    for (unsigned i = 0; i < n; ++i)
+      out[i] = {io_uring_cqe_get_data(batch[i]), batch[i]->res, batch[i]->flags};
+    io_uring_cq_advance(&ring_, n);
+    return n;
+  }
+
   void reap() {
-    io_uring_cqe* batch[256];
+    finished done[batch_size];
     for (;;) {
-      const unsigned n = io_uring_peek_batch_cqe(&ring_, batch, std::size(batch));
-      if (n == 0) return;
-      // Copied first: resuming a waiter may submit and so reuse the queue's slots.
-      struct finished {
-        void* data;
-        int result;
-        unsigned flags;
-      } done[256];
-      for (unsigned i = 0; i < n; ++i)
-        done[i] = {io_uring_cqe_get_data(batch[i]), batch[i]->res, batch[i]->flags};
-      io_uring_cq_advance(&ring_, n);
-      for (unsigned i = 0; i < n; ++i) finish(done[i].data, done[i].result, done[i].flags);
+      const unsigned n = take_completions(done);
+      for (unsigned i = 0; i < n; ++i) finish(done[i]);
+      const std::vector<finished> earlier = std::exchange(aside_, {});
+      for (const finished& f : earlier) finish(f);
+      if (n == 0 && earlier.empty()) return;
     }
   }
 
-  void finish(void* data, int result, unsigned flags) {
-    if (data == nullptr) return;
-    if (data == &wake_fd_) {
+  void finish(const finished& f) {
+    if (f.data == nullptr) return;
+    if (f.data == &wake_fd_) {
       uint64_t count = 0;
       [[maybe_unused]] const ssize_t n = ::read(wake_fd_, &count, sizeof count);
-      if ((flags & IORING_CQE_F_MORE) == 0) arm_wake();
+      if ((f.flags & IORING_CQE_F_MORE) == 0) arm_wake();
       return;
     }
-    complete(*static_cast<io_request*>(data), result);
+    complete(*static_cast<io_request*>(f.data), f.result);
   }
 
   const uring_options options_;
@@ -225,6 +248,7 @@ class uring_reactor final : public reactor {
   bool ready_to_use_ = false;
   bool single_issuer_ = false;
   int wake_fd_ = -1;
+  std::vector<finished> aside_;
   uint64_t idle_ns_ = 400'000;  // no spinning before work has come quickly a few times
 };
 
