@@ -18,16 +18,10 @@ line_server::line_server(line_handler& handler, std::string scope)
 line_server::~line_server() = default;
 
 base::outcome<rt::socket_address> line_server::listen(const rt::socket_address& address) {
-  TRY(rt::socket made, rt::socket::listen(address));
+  TRY(rt::socket made, rt::socket::listen(address, S_IRUSR | S_IWUSR));
   const rt::socket_address bound = made.local_address();
   std::string unlink_path;
   if (address.is_unix()) unlink_path = address.text();
-  if (!unlink_path.empty() && ::chmod(unlink_path.c_str(), 0600) != 0) {
-    const auto code = static_cast<base::errc>(errno);
-    ::unlink(unlink_path.c_str());
-    return base::failure{code, "cannot keep others away from " + unlink_path + ": " +
-                                   base::to_string(code) + " (choose another path)"};
-  }
   listeners_.push_back({std::move(made), std::move(unlink_path)});
   ++running_;
   rt::spawn(accept_all(listeners_.back()));

@@ -2,10 +2,13 @@
 // Every test runs on both back ends of the operating system.
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "rt/buffer_pool.h"
 #include "rt/file.h"
@@ -194,6 +197,47 @@ TEST_P(rt_backends, sockets_carry_bytes_both_ways) {
   ::unlink(path.c_str());
 }
 
+TEST(socket, a_listening_file_has_its_mode_from_the_beginning) {
+  const std::string path = temp_path();
+  ::unlink(path.c_str());
+  const mode_t before = ::umask(0);
+  const auto l = socket::listen(*socket_address::unix_path(path), 0600);
+  ::umask(before);
+  ASSERT_TRUE(l) << l.error().message;
+  struct stat st {};
+  ASSERT_EQ(::stat(path.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777, 0600u);
+  ::unlink(path.c_str());
+}
+
+task<int64_t> wait_readable(int fd) {
+  io_request r;
+  r.op = io_op::wait_readable;
+  r.fd = fd;
+  os_request wait(r);
+  co_return co_await wait;
+}
+task<size_t> many_at_once(int fd, size_t count) {
+  std::vector<task<int64_t>> all;
+  for (size_t i = 0; i < count; ++i) all.push_back(wait_readable(fd));
+  const std::vector<int64_t> results = co_await when_all(std::move(all));
+  co_return static_cast<size_t>(
+      std::count_if(results.begin(), results.end(), [](int64_t r) { return r >= 0; }));
+}
+
+// More than the queues hold, begun in one turn.
+TEST(uring, any_number_of_requests_may_begin_at_once) {
+  if (!uring_available()) GTEST_SKIP() << "io_uring is refused";
+  auto r = runtime::start({.reactors = 1, .how = backend::uring});
+  ASSERT_TRUE(r);
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  ASSERT_EQ(::write(ends[1], "x", 1), 1);
+  EXPECT_EQ((*r)->run_until(many_at_once(ends[0], 20'000)), 20'000u);
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
 struct gate_run {
   explicit gate_run(runtime& rt) : g(rt) {}
   gate g;
@@ -238,7 +282,7 @@ task<bool> gate_under_load(runtime& rt, gate_run& r) {
 }
 
 // A listener whose queue is full answers no further connection attempt at all.
-task<base::errc> connect_to_a_full_listener() {
+task<base::errc> connect_to_a_full_listener(uint64_t limit_ns, const std::atomic<bool>* abandoned) {
   const socket full(::socket(AF_INET, SOCK_STREAM, 0));
   sockaddr_in any{};
   any.sin_family = AF_INET;
@@ -251,14 +295,23 @@ task<base::errc> connect_to_a_full_listener() {
     fillers.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
     ::connect(fillers.back().fd(), address.get(), address.bytes);
   }
-  const uint64_t due_ns = reactor::current().now_ns() + 30'000'000;
-  const auto connected = co_await socket::connect(address, due_ns);
+  const uint64_t due_ns = limit_ns == 0 ? 0 : reactor::current().now_ns() + limit_ns;
+  const auto connected = co_await socket::connect(address, due_ns, abandoned);
   EXPECT_GE(reactor::current().now_ns(), due_ns);
   co_return base::code_of(connected);
 }
 
 TEST_P(rt_backends, a_connection_attempt_ends_when_its_time_is_over) {
-  EXPECT_EQ(rt_->run_until(connect_to_a_full_listener()), base::errc::timed_out);
+  EXPECT_EQ(rt_->run_until(connect_to_a_full_listener(30'000'000, nullptr)), base::errc::timed_out);
+}
+
+TEST_P(rt_backends, a_connection_attempt_ends_when_nobody_wants_it) {
+  std::atomic<bool> abandoned{false};
+  std::jthread changes_its_mind([&abandoned] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    abandoned = true;
+  });
+  EXPECT_EQ(rt_->run_until(connect_to_a_full_listener(0, &abandoned)), base::errc::canceled);
 }
 
 TEST_P(rt_backends, a_closed_gate_is_empty_and_loses_nobody) {

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace lbd::rt {
@@ -68,19 +69,23 @@ io_request message_request(io_op op, int fd, msghdr& m, int flags) {
   return r;
 }
 
-// A request that is canceled when its time is over.
+// How often a request looks whether it is still wanted.
+constexpr uint64_t look_ns = 20'000'000;
+
+// A request that is canceled when its time is over, or when nobody wants it any more.
 class limited_request {
  public:
-  limited_request(io_request r, uint64_t due_ns) noexcept : request_(r), due_ns_(due_ns) {}
+  limited_request(io_request r, uint64_t due_ns, const std::atomic<bool>* abandoned) noexcept
+      : request_(r), due_ns_(due_ns), abandoned_(abandoned) {}
   bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> h) {
     reactor& here = reactor::current();
     request_.waiter = h;
     here.submit(request_);
-    if (due_ns_ == 0) return;
-    limit_.request = &request_;
-    limit_.run = [](timer& t) { reactor::current().cancel(*static_cast<limit&>(t).request); };
-    here.start_timer(limit_, due_ns_);
+    if (due_ns_ == 0 && abandoned_ == nullptr) return;
+    limit_.owner = this;
+    limit_.run = [](timer& t) { static_cast<limit&>(t).owner->look(); };
+    here.start_timer(limit_, next_look_ns());
   }
   int64_t await_resume() noexcept {
     reactor::current().stop_timer(limit_);
@@ -89,10 +94,23 @@ class limited_request {
 
  private:
   struct limit : timer {
-    io_request* request = nullptr;
+    limited_request* owner = nullptr;
   };
+  uint64_t next_look_ns() const noexcept {
+    if (abandoned_ == nullptr) return due_ns_;
+    const uint64_t next = reactor::current().now_ns() + look_ns;
+    return due_ns_ == 0 ? next : std::min(next, due_ns_);
+  }
+  void look() {
+    reactor& here = reactor::current();
+    const bool over = due_ns_ != 0 && here.now_ns() >= due_ns_;
+    if (over || (abandoned_ != nullptr && abandoned_->load(std::memory_order_relaxed)))
+      return here.cancel(request_);
+    here.start_timer(limit_, next_look_ns());
+  }
   io_request request_;
-  uint64_t due_ns_;
+  const uint64_t due_ns_;
+  const std::atomic<bool>* const abandoned_;
   limit limit_;
 };
 
@@ -164,7 +182,7 @@ void socket::tune() noexcept {
   ::setsockopt(fd_, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
 }
 
-base::outcome<socket> socket::listen(const socket_address& address) {
+base::outcome<socket> socket::listen(const socket_address& address, mode_t unix_mode) {
   const int fd = ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return listen_failure(address, errno);
   socket s(fd);
@@ -172,6 +190,9 @@ base::outcome<socket> socket::listen(const socket_address& address) {
   ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (address.storage.ss_family == AF_INET6)
     ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  // Before bind: the file is made with the mode of the socket, so that nobody gets in meanwhile.
+  if (address.is_unix() && unix_mode != 0 && ::fchmod(fd, unix_mode) != 0)
+    return listen_failure(address, errno);
   if (const int error = bind_to(fd, address); error != 0) return listen_failure(address, error);
   if (::listen(fd, 128) != 0) return listen_failure(address, errno);
   return s;
@@ -228,7 +249,8 @@ task<base::result<socket>> socket::accept() {
   co_return socket(static_cast<int>(fd));
 }
 
-task<base::result<socket>> socket::connect(socket_address address, uint64_t due_ns) {
+task<base::result<socket>> socket::connect(socket_address address, uint64_t due_ns,
+                                           const std::atomic<bool>* abandoned) {
   socket s(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!s) co_return base::error_from_errno(errno);
   io_request r;
@@ -236,9 +258,12 @@ task<base::result<socket>> socket::connect(socket_address address, uint64_t due_
   r.fd = s.fd();
   r.address = address.get();
   r.address_bytes = address.bytes;
-  limited_request connected(r, due_ns);
+  limited_request connected(r, due_ns, abandoned);
   const int64_t rc = co_await connected;
-  if (rc == -ECANCELED) co_return io_error{errc::timed_out, 0};
+  if (rc == -ECANCELED) {
+    const bool unwanted = abandoned != nullptr && abandoned->load(std::memory_order_relaxed);
+    co_return io_error{unwanted ? errc::canceled : errc::timed_out, 0};
+  }
   if (rc < 0) co_return base::error_from_errno(static_cast<int>(-rc));
   if (!address.is_unix()) s.tune();
   co_return std::move(s);

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <netinet/in.h>
+#include <sys/types.h>
 #include <sys/un.h>
 
+#include <atomic>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,8 +54,9 @@ class socket {
 
   // A listening socket. An abandoned Unix socket file (nobody accepts) is replaced; a living one,
   // or a taken port, is refused (EADDRINUSE) after a second: a killed owner may take so long to
-  // vanish.
-  static base::outcome<socket> listen(const socket_address& address);
+  // vanish. `unix_mode`: the permissions of a Unix socket's file, from the moment it exists; 0
+  // leaves them to the umask.
+  static base::outcome<socket> listen(const socket_address& address, mode_t unix_mode = 0);
   // The bound address (for port 0).
   socket_address local_address() const;
 
@@ -63,8 +66,10 @@ class socket {
   // At most to.size() bytes; 0: the peer has closed.
   task<base::result<size_t>> recv_some(base::bytes_span to);
   task<base::result<socket>> accept();
-  // Gives up with timed_out at `due_ns` of the reactor's clock (0: the system's own limit).
-  static task<base::result<socket>> connect(socket_address address, uint64_t due_ns = 0);
+  // Gives up with timed_out at `due_ns` of the reactor's clock (0: the system's own limit), and
+  // soon after `*abandoned` (if given) has become true.
+  static task<base::result<socket>> connect(socket_address address, uint64_t due_ns = 0,
+                                            const std::atomic<bool>* abandoned = nullptr);
 
   // Ends both directions: pending operations of this process and of the peer return.
   void shutdown() noexcept;
