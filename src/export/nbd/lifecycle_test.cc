@@ -80,6 +80,19 @@ TEST_F(lifecycle, stop_does_not_wait_for_clients_that_take_no_replies) {
   EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(3));
 }
 
+// Stuck in its sends, with nobody to read: neither direction will ever move.
+TEST_F(lifecycle, stop_cuts_off_clients_that_block_long_before_the_grace_is_over) {
+  server_options options;
+  options.stop_grace_ns = 300'000'000'000;
+  start(options);
+  auto c = connect(), half = connect();
+  for (uint64_t i = 0; i < 200; ++i) c->request(command::read, i, 0, disk_bytes);
+  half->request(command::write, 1, 0, disk_bytes);  // its payload never comes
+  ASSERT_TRUE(wait_until([&] { return disk_.finished > 20; }));
+  server_->stop();
+  EXPECT_EQ(disk_.flushes, 1);
+}
+
 TEST_F(lifecycle, stop_with_handshakes_and_half_requests_under_way) {
   start();
   client silent(server_->path()), half(server_->path());

@@ -128,7 +128,7 @@ void output_queue::look_for_stall() {
   if (progress_ != progress_seen_) {
     progress_seen_ = progress_;
     progress_ns_ = now;
-  } else if (now - progress_ns_ >= stalled_ns_) {
+  } else if (now - progress_ns_ >= (hurried_ ? std::min(watch_ns, stalled_ns_) : stalled_ns_)) {
     base::log_warn("nbd", "client " + connection_.peer + " takes no replies: disconnected");
     connection_.abort();
   } else if (!loans_unwanted_ && has_loans()) {

@@ -23,6 +23,8 @@ class output_queue {
   rt::task<void> run();
   // REQUIRES: the queue is empty. run() has ended when this returns.
   void close();
+  // From now on a client that takes nothing is not waited for for longer than a moment.
+  void hurry() noexcept { hurried_ = true; }
   // Whether replies cannot be sent any more.
   bool dead() const noexcept { return dead_; }
 
@@ -53,6 +55,7 @@ class output_queue {
   bool dead_ = false;
   bool closed_ = false;
   bool loans_unwanted_ = false;
+  bool hurried_ = false;
   std::coroutine_handle<> idle_;  // run(), while it waits for work
   hook hook_;
   watch watch_;

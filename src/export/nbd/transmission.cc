@@ -22,6 +22,9 @@ constexpr uint32_t look_for_holes_bytes = 64 << 10;
 constexpr size_t payload_step_bytes = 1 << 20;
 // How long a client may take to notice that it is being disconnected.
 constexpr uint64_t linger_ns = 1'000'000'000;
+// How often a payload that does not come is looked at; while the server stops the first look
+// decides.
+constexpr uint64_t payload_watch_ns = 1'000'000'000;
 // How often a connection that is too busy to receive looks whether its client is still there.
 constexpr uint64_t look_for_hang_up_ns = 50'000'000;
 
@@ -106,6 +109,7 @@ void transmission::look_for_hang_up() {
 
 task<bool> transmission::drain() {
   draining_ = true;
+  output_.hurry();
   if (waiting_for_input_) receiving_.cancel();
   co_return true;
 }
@@ -279,13 +283,18 @@ task<bool> transmission::receive_payload() {
   std::memcpy(s.owned.data(), input_.front(done).data(), done);
   input_.consume(done);
   last_was_large_ = true;
-  auto cut_off = [this] {
+  const uint64_t look_ns = std::min(payload_watch_ns, stalled_ns_);
+  uint64_t waited_ns = 0;
+  auto cut_off = [this, look_ns, &waited_ns] {
+    waited_ns += look_ns;
+    if (waited_ns < stalled_ns_ && !draining_) return;
     base::log_warn("nbd", "client " + connection_.peer + " sends no payload: disconnected");
     connection_.abort();
   };
   while (done < length) {
     const size_t step = std::min<size_t>(length - done, payload_step_bytes);
-    const alarm stall(stalled_ns_, cut_off);
+    waited_ns = 0;
+    const alarm stall(look_ns, cut_off);
     const int64_t n = co_await receive_into({s.owned.data() + done, step}, MSG_WAITALL);
     if (n <= 0) co_return false;
     done += static_cast<size_t>(n);
