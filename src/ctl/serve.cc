@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
 
@@ -44,7 +45,10 @@ class serving final : public management {
 
   server_report report() override;
   rt::task<outcome<void>> add_layer(std::string device, std::string file) override;
-  void shutdown() override { stop_.set(); }
+  void shutdown() override {
+    stop_.set();
+    stopped_ = true;
+  }
 
  private:
   rt::task<outcome<void>> open();
@@ -78,22 +82,24 @@ class serving final : public management {
   std::vector<std::string> uris_;
   pid_file pid_file_;
   rt::event stop_;
+  std::atomic<bool> stopped_{false};  // the same, for what opens layers
   rt::event signal_waiter_done_;
   rt::event client_waiter_done_;
 };
 
 rt::task<outcome<void>> serving::run() {
+  rt::spawn(wait_for_signal());
   outcome<void> first = co_await open();
-  if (first) {
-    rt::spawn(wait_for_signal());
+  if (!first && stopped_) first = outcome<void>{};  // as asked: nothing was served yet
+  if (first && !stopped_) {
     if (what_.standard_input) rt::spawn(wait_for_last_client());
     announce();
     co_await stop_.wait();
     notify_service_manager("STOPPING=1");
-    signals_.cancel();
-    co_await signal_waiter_done_.wait();
     if (what_.standard_input) co_await client_waiter_done_.wait();
   }
+  signals_.cancel();
+  co_await signal_waiter_done_.wait();
   const auto closed = co_await close();
   if (first) first = closed;
   co_return first;
@@ -102,9 +108,10 @@ rt::task<outcome<void>> serving::run() {
 rt::task<outcome<void>> serving::open_stacks() {
   using namespace std::chrono_literals;
   for (size_t i = 0; i < what_.devices.size();) {
-    auto opened = co_await served_stack::open(runtime_, what_.devices[i], what_.change_files);
+    auto opened =
+        co_await served_stack::open(runtime_, what_.devices[i], what_.change_files, &stopped_);
     const bool locked = !opened && opened.error().code == errc::busy;
-    if (locked && rt::reactor::current().now_ns() < patience_end_ns_) {
+    if (locked && !stopped_ && rt::reactor::current().now_ns() < patience_end_ns_) {
       co_await rt::sleep_for(20ms);
       continue;
     }
@@ -139,7 +146,8 @@ rt::task<outcome<void>> serving::patiently(std::function<outcome<void>()> attemp
   while (true) {
     outcome<void> done = attempt();
     const bool taken = !done && done.error().code == static_cast<errc>(EADDRINUSE);
-    if (!taken || rt::reactor::current().now_ns() > patience_end_ns_) co_return done;
+    const bool over = stopped_ || rt::reactor::current().now_ns() > patience_end_ns_;
+    if (!taken || over) co_return done;
     co_await rt::sleep_for(20ms);
   }
 }
@@ -240,7 +248,7 @@ void serving::announce() const {
 rt::task<void> serving::wait_for_signal() {
   const int number = co_await signals_.wait();
   if (number != 0) base::log_info("serve", "stops after signal " + std::to_string(number));
-  stop_.set();
+  shutdown();
   signal_waiter_done_.set();
 }
 

@@ -85,10 +85,11 @@ std::vector<operation_report> to_operations(const stack::device_totals& totals) 
   return out;
 }
 
-rt::task<outcome<std::unique_ptr<served_stack>>> served_stack::open(rt::runtime& runtime,
-                                                                    stack_spec spec,
-                                                                    change_file_options options) {
+rt::task<outcome<std::unique_ptr<served_stack>>> served_stack::open(
+    rt::runtime& runtime, stack_spec spec, change_file_options options,
+    const std::atomic<bool>* abandoned) {
   open_mode mode;
+  mode.abandoned = abandoned;
   if (!spec.read_only) mode.writable = 0;
   mode.create = !spec.read_only;
   mode.change_files = options;

@@ -15,10 +15,11 @@ namespace lbd::ctl {
 
 class served_stack {
  public:
-  // Errors name the layer and the remedy; nothing stays open then.
-  static rt::task<base::outcome<std::unique_ptr<served_stack>>> open(rt::runtime& runtime,
-                                                                     stack_spec spec,
-                                                                     change_file_options options);
+  // Errors name the layer and the remedy; nothing stays open then. Fails soon (canceled) after
+  // `*abandoned`, if given, has become true.
+  static rt::task<base::outcome<std::unique_ptr<served_stack>>> open(
+      rt::runtime& runtime, stack_spec spec, change_file_options options,
+      const std::atomic<bool>* abandoned = nullptr);
   // REQUIRES: close() has returned.
   ~served_stack();
 

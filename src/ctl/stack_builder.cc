@@ -58,7 +58,8 @@ bool exists(const std::string& path) {
 // Opens one kind of source each. A named object: coroutines must not be capturing lambdas.
 class opener {
  public:
-  opener(rt::runtime& runtime, bool writable) : runtime_(runtime), writable_(writable) {}
+  opener(rt::runtime& runtime, bool writable, const std::atomic<bool>* abandoned)
+      : runtime_(runtime), writable_(writable), abandoned_(abandoned) {}
 
   rt::task<outcome<open_layer>> open(uri::source from) {
     if (const auto* file = std::get_if<uri::file_source>(&from)) co_return open_file(*file);
@@ -103,6 +104,7 @@ class opener {
     options.socket_path = from.socket_path;
     options.export_name = from.export_name;
     options.read_only = !writable_;
+    options.abandoned = abandoned_;
     CO_TRY(auto device, co_await store::nbd_device::open(runtime_, options));
     open_layer out;
     out.kind = "nbd";
@@ -133,10 +135,13 @@ class opener {
 
   rt::runtime& runtime_;
   const bool writable_;
+  const std::atomic<bool>* const abandoned_;
 };
 
 rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_spec& spec,
-                                            bool writable) {
+                                            bool writable, const std::atomic<bool>* abandoned) {
+  if (abandoned != nullptr && abandoned->load(std::memory_order_relaxed))
+    co_return failure{errc::canceled, "stopped while opening " + to_text(spec)};
   const bool is_change_file = spec.how == layer_option::expandable;
   if (is_change_file && !exists(spec.text))
     co_return at_layer(
@@ -146,7 +151,7 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
   if (!source) co_return at_layer(spec, source.error());
   // An image named as a source is somebody else's: never written.
   const bool foreign = std::holds_alternative<uri::qcow2_source>(*source) && !is_change_file;
-  opener with(runtime, writable && !foreign);
+  opener with(runtime, writable && !foreign, abandoned);
   auto opened = co_await with.open(*std::move(source));
   if (!opened) {
     failure why = opened.error();
@@ -209,7 +214,9 @@ rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
                                  const open_mode& mode, open_layers& out) {
   const bool make_top = makes_top(spec, mode);
   for (size_t i = spec.layers.size(); i-- > (make_top ? 1u : 0u);) {
-    auto opened = co_await open_layer_at(runtime, spec.layers[i], i == mode.writable);
+    co_await rt::yield_now{};  // thousands of layers: a signal to stop is heard between them
+    auto opened =
+        co_await open_layer_at(runtime, spec.layers[i], i == mode.writable, mode.abandoned);
     if (!opened) co_return opened.error();
     out.layers.insert(out.layers.begin(), *std::move(opened));
   }

@@ -3,6 +3,7 @@
 // of stores.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -47,6 +48,8 @@ struct open_mode {
   // The topmost layer is made if it is a change file that does not exist (writable is 0 then).
   bool create = false;
   change_file_options change_files;
+  // Opening fails soon (canceled) after this has become true.
+  const std::atomic<bool>* abandoned = nullptr;
 };
 
 // Opens all layers, from the bottom up, on the calling reactor, which becomes their home. The size

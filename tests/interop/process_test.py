@@ -40,6 +40,18 @@ class Process(interop.Case):
             pass
         self.assertIn(server.wait(), (0, -signal.SIGTERM))
 
+    def test_a_signal_ends_a_start_that_waits(self):
+        path = self.path("silent")
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(path)
+            silent.listen(1)
+            process = self.start(self.serve_command("-u", self.path("s"), "-n", f"nbd+unix:///?socket={path}"))
+            client, _ = silent.accept()
+            with client:
+                process.signal(signal.SIGTERM)
+                self.assertEqual(process.wait(timeout_s=8), 0)  # the handshake would wait for 10 s
+        self.assertFalse(os.path.exists(self.path("s")))
+
     def test_sigpipe_and_sighup_do_not_kill(self):
         server = self.serve("--source", "mem:1M")
         server.signal(signal.SIGPIPE)

@@ -19,6 +19,7 @@ namespace {
 
 constexpr uint64_t ms = 1'000'000;
 constexpr uint64_t watch_every_ns = 100 * ms;
+constexpr uint64_t look_every_ns = 20 * ms;
 constexpr uint64_t first_pause_ns = 20 * ms;
 constexpr uint64_t longest_pause_ns = 2000 * ms;
 // While the rest of a large read goes straight to its place, this much of the next reply comes
@@ -71,7 +72,10 @@ nbd_connection::nbd_connection(rt::reactor& home, std::shared_ptr<nbd_shared> sh
   pause_.owner = this;
   pause_.run = [](rt::timer& t) { static_cast<owned_timer&>(t).owner->wake_.set(); };
   limit_.owner = this;
-  limit_.run = [](rt::timer& t) { static_cast<owned_timer&>(t).owner->socket_.shutdown(); };
+  limit_.run = [](rt::timer& t) {
+    nbd_connection& self = *static_cast<owned_timer&>(t).owner;
+    self.limit_handshake(self.handshake_due_ns_);
+  };
   hook_.owner = this;
   hook_.run = [](rt::turn_hook& h) {
     nbd_connection& self = *static_cast<owned_hook&>(h).owner;
@@ -85,19 +89,29 @@ nbd_connection::nbd_connection(rt::reactor& home, std::shared_ptr<nbd_shared> sh
 task<outcome<rt::socket>> nbd_connection::connect(uint64_t due_ns) {
   failure last{errc::noent, "it has no address"};
   for (size_t i = 0; i < shared_->addresses.size(); ++i) {
-    auto s = co_await rt::socket::connect(shared_->addresses[i], due_ns);
+    auto s = co_await rt::socket::connect(shared_->addresses[i], due_ns, abandoned_);
     if (s) co_return std::move(*s);
     last = failure{s.error().code, base::to_string(s.error().code)};
+    if (is_abandoned()) break;
   }
   co_return last;
+}
+
+// Ends the handshake when it has taken too long or is not wanted any more.
+void nbd_connection::limit_handshake(uint64_t due_ns) {
+  handshake_due_ns_ = due_ns;
+  const uint64_t now = home_.now_ns();
+  if (now >= due_ns || is_abandoned()) return socket_.shutdown();
+  home_.start_timer(limit_, abandoned_ == nullptr ? due_ns : std::min(due_ns, now + look_every_ns));
 }
 
 task<outcome<nbd_session>> nbd_connection::establish(uint64_t due_ns) {
   CO_TRY(socket_, co_await connect(due_ns));
   if (closing_) co_return failure{errc::canceled, "it is being closed"};
-  home_.start_timer(limit_, due_ns);
+  limit_handshake(due_ns);
   auto session = co_await nbd_negotiate(socket_, shared_->export_name);
   home_.stop_timer(limit_);
+  if (is_abandoned()) co_return failure{errc::canceled, "it is not wanted any more"};
   if (!session) co_return session.error();
   std::vector<uint32_t> contexts;
   if (session->allocation_context) contexts.push_back(*session->allocation_context);
@@ -106,10 +120,13 @@ task<outcome<nbd_session>> nbd_connection::establish(uint64_t due_ns) {
   co_return std::move(*session);
 }
 
-task<outcome<void>> nbd_connection::open(std::shared_ptr<nbd_connection> self, bool first) {
+task<outcome<void>> nbd_connection::open(std::shared_ptr<nbd_connection> self, bool first,
+                                         const std::atomic<bool>* abandoned) {
   nbd_connection& c = *self;
+  c.abandoned_ = abandoned;
   const uint64_t due_ns = c.home_.now_ns() + c.shared_->attempt_limit_ns;
   auto session = co_await c.establish(due_ns);
+  c.abandoned_ = nullptr;
   if (!session) {
     c.socket_.close();
     co_return session.error();

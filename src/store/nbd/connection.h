@@ -105,7 +105,9 @@ class nbd_connection {
   // The rest on the home reactor only.
 
   // Connects for the first time. The connection keeps itself alive from then on until it is closed.
-  static rt::task<base::outcome<void>> open(std::shared_ptr<nbd_connection> self, bool first);
+  // Fails soon (canceled) once `*abandoned` is true, which is looked at only until this returns.
+  static rt::task<base::outcome<void>> open(std::shared_ptr<nbd_connection> self, bool first,
+                                            const std::atomic<bool>* abandoned);
   // Sends the request and waits for its answer. Errors: the server's, timed_out and not_connected
   // (outage), io (cannot be sent again), canceled.
   rt::task<base::errc> perform(nbd_call& call);
@@ -143,6 +145,10 @@ class nbd_connection {
   // Life.
   rt::task<base::outcome<rt::socket>> connect(uint64_t due_ns);
   rt::task<base::outcome<nbd_session>> establish(uint64_t due_ns);
+  void limit_handshake(uint64_t due_ns);
+  bool is_abandoned() const noexcept {
+    return abandoned_ != nullptr && abandoned_->load(std::memory_order_relaxed);
+  }
   static rt::task<void> run(std::shared_ptr<nbd_connection> self);
   rt::task<void> reconnect();
   rt::task<void> drop_socket();
@@ -180,6 +186,7 @@ class nbd_connection {
   std::shared_ptr<nbd_shared> shared_;
   std::atomic<bool> up_{false};
   rt::socket socket_;
+  const std::atomic<bool>* abandoned_ = nullptr;  // only while it opens
   bool closing_ = false;
   bool running_ = false;
   bool resuming_ = false;
@@ -192,6 +199,7 @@ class nbd_connection {
   owned_timer watch_;
   owned_timer pause_;
   owned_timer limit_;
+  uint64_t handshake_due_ns_ = 0;
 
   rt::semaphore slots_{table_size};
   std::array<nbd_call*, table_size> table_{};

@@ -102,7 +102,7 @@ task<outcome<std::unique_ptr<nbd_device>>> nbd_device::open(rt::runtime& rt, nbd
 task<outcome<void>> nbd_device::connect_first() {
   rt::reactor& here = rt::reactor::current();
   auto c = std::make_shared<nbd_connection>(here, shared_);
-  const auto opened = co_await nbd_connection::open(c, true);
+  const auto opened = co_await nbd_connection::open(c, true, options_.abandoned);
   if (!opened) {
     const errc code = opened.error().code;
     const char* remedy =
@@ -128,7 +128,7 @@ task<void> nbd_device::connect_more(unsigned count) {
   for (unsigned i = 1; i < count; ++i) {
     rt::reactor& home = runtime_.at((mine + i) % reactors);
     auto c = std::make_shared<nbd_connection>(home, shared_);
-    auto work = [&c] { return nbd_connection::open(c, false); };
+    auto work = [this, &c] { return nbd_connection::open(c, false, options_.abandoned); };
     const auto opened = co_await rt::call_on(home, work);
     if (!opened) {
       base::log_info("nbd", shared_->peer + " takes " + std::to_string(connections_.size()) +

@@ -7,6 +7,7 @@
 // that crashed may have lost it, and nobody could tell.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@ struct nbd_options {
   uint64_t outage_limit_ns = 30'000'000'000;   // how long requests wait for a lost server
   uint64_t reply_limit_ns = 60'000'000'000;    // without any answer a connection counts as lost
   uint64_t attempt_limit_ns = 10'000'000'000;  // for connecting and shaking hands
+  // open() fails soon (canceled) after this has become true; not looked at later.
+  const std::atomic<bool>* abandoned = nullptr;
 };
 
 class nbd_device final : public block::block_device {
