@@ -32,6 +32,7 @@ struct device_number {
 struct opened_device {
   std::shared_ptr<block_device> device;
   device_number number;
+  std::string name = {};  // the kernel's word for it in log lines: "vda", "dm-0"; may be empty
 };
 
 // What a target's constructor gets beside its arguments.
@@ -42,7 +43,8 @@ class target_context {
   // Opens what a table names: a path, MAJ:MIN, a source URI. Errors (the table's error text is the
   // target's affair): nodev, ENXIO, busy, access. Read-only when the table is.
   virtual rt::task<base::outcome<opened_device>> open(std::string source) = 0;
-  // Whether the area lies on the device; when not, the failure's text is the kernel's.
+  // Says which area of a device the target works on. Whether it lies there is checked when the
+  // table is whole: at a device's first load, later at resume. The answer is always success.
   virtual base::outcome<void> check_area(const opened_device& d, uint64_t start_sector,
                                          uint64_t sectors) = 0;
 

@@ -177,7 +177,8 @@ outcome<block::opened_device> device_manager::open(device_key key) {
   TRY(const entry_ptr e, find(key));
   if (!e->live || e->deferred_remove) return no_such_device();
   const auto u = std::make_shared<use>(*this, e);
-  return block::opened_device{std::shared_ptr<block::block_device>(u, &u->core()), e->number};
+  return block::opened_device{std::shared_ptr<block::block_device>(u, &u->core()), e->number,
+                              "dm-" + std::to_string(e->number.minor)};
 }
 
 void device_manager::released(entry& e) {

@@ -129,9 +129,11 @@ class device_manager {
   static rt::task<void> close_table(std::unique_ptr<live_table> t);
   base::outcome<void> check_line(const entry& e, const table_line& l, uint64_t expected_start,
                                  size_t index, size_t count) const;
-  rt::task<base::outcome<std::shared_ptr<block::target>>> construct(entry_ptr e, table_line l,
-                                                                    bool read_only);
-  // Lines begin and end where the largest unit of their targets does.
+  // Adds a line to `built`.
+  rt::task<base::outcome<void>> construct(entry_ptr e, table_line l, live_table& built);
+  // The areas that targets work on lie on their devices; lines and areas begin and end where the
+  // largest unit of their targets does.
+  base::outcome<void> check_limits(const entry& e, const live_table& next) const;
   base::outcome<void> check_units(const entry& e, const live_table& next) const;
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);

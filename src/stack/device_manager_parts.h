@@ -11,10 +11,16 @@ inline constexpr auto no_device = static_cast<base::errc>(ENXIO);
 
 // A table whose targets exist.
 struct device_manager::live_table {
+  // What a target said that it works on.
+  struct area {
+    block::opened_device device;
+    uint64_t start_sector = 0, length_sectors = 0;
+  };
   struct line {
     uint64_t start_sector = 0, length_sectors = 0;
     const block::target_type* type = nullptr;
     std::shared_ptr<block::target> target;
+    std::vector<area> areas;
   };
   std::vector<line> lines;
   std::unique_ptr<table> io;  // moves into the device when the table goes live
@@ -43,6 +49,7 @@ struct device_manager::entry {
   device core;
   std::unique_ptr<live_table> live, inactive;
   bool suspended = false, deferred_remove = false, gone = false;
+  bool was_loaded = false;  // the kernel takes what it does not check from then on at resume
   uint32_t open_count = 0, event_number = 0;
   uint64_t event_sequence = 0;  // of its events that carry variables
   std::vector<rt::event*> waiters;

@@ -105,6 +105,30 @@ TEST_F(manager, a_new_table_is_inactive_until_resume) {
   EXPECT_FALSE(m_.state(key("d"))->has_inactive);
 }
 
+TEST_F(manager, sizes_are_checked_at_the_first_load_and_later_at_resume) {
+  ASSERT_TRUE(m_.create("d", "", {}));
+  EXPECT_FALSE(load("d", {{0, 8, "linear", "/dev/vda 8192"}}));
+  EXPECT_EQ(load("d", {{0, 24, "crypt",
+                        "aes-cbc-plain 000102030405060708090a0b0c0d0e0f 0 /dev/vda 3 1 "
+                        "sector_size:4096"}})
+                .error()
+                .message,
+            "table: 253:0: start=3 not aligned to h/w logical block size 4096 of 254:0");
+  ASSERT_TRUE(load("d", {{0, 8, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(resume("d"));
+  ASSERT_TRUE(load("d", {{0, 9000, "linear", "/dev/vdb 0"}}));
+  const auto refused = resume("d");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::inval);
+  EXPECT_EQ(refused.error().message,
+            "table: 253:0: 254:16 too small for target: start=0, len=9000, dev_size=8192");
+  EXPECT_TRUE(m_.state(key("d"))->suspended);
+  EXPECT_FALSE(m_.state(key("d"))->has_inactive);
+  EXPECT_EQ(table("d"), "0 8 linear 254:0 0\n");
+  ASSERT_TRUE(resume("d"));
+  EXPECT_FALSE(m_.state(key("d"))->suspended);
+}
+
 TEST_F(manager, names_uuids_and_minors_are_unique) {
   ASSERT_TRUE(m_.create("a", "U1", {}));
   EXPECT_EQ(m_.create("a", "", {}).error().code, errc::busy);

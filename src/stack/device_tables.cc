@@ -38,6 +38,24 @@ failure plain_failure(device_number n, const std::string& text) {
 
 task<outcome<std::unique_ptr<table>>> adopt(table* t) { co_return std::unique_ptr<table>(t); }
 
+// Empty when the area is on the device, or the device has no size yet.
+template <class Area>
+std::string error_of(const Area& a, uint64_t unit_sectors) {
+  const std::string where = a.device.name.empty() ? a.device.number.text() : a.device.name;
+  const std::string start = std::to_string(a.start_sector),
+                    length = std::to_string(a.length_sectors);
+  const uint64_t size = a.device.device->limits().size_bytes / block::sector_bytes;
+  if (size == 0) return {};
+  if (a.start_sector >= size || a.length_sectors > size - a.start_sector)
+    return where + " too small for target: start=" + start + ", len=" + length +
+           ", dev_size=" + std::to_string(size);
+  const std::string unit = " not aligned to h/w logical block size " +
+                           std::to_string(unit_sectors * 512) + " of " + where;
+  if (a.start_sector % unit_sectors != 0) return "start=" + start + unit;
+  if (a.length_sectors % unit_sectors != 0) return "len=" + length + unit;
+  return {};
+}
+
 const target_type* find_type(const std::string& name) {
   for (const target_type* t : block::all_target_types())
     if (t->name == name) return t;
@@ -68,12 +86,15 @@ std::vector<std::string> split_args(const std::string& text) {
 // What a constructor sees of its surroundings.
 class device_manager::context final : public block::target_context {
  public:
-  context(device_manager& m, entry_ptr e, const table_line& l, bool read_only)
+  // `areas` outlives the context.
+  context(device_manager& m, entry_ptr e, const table_line& l, bool read_only,
+          std::vector<live_table::area>& areas)
       : manager_(m),
         entry_(std::move(e)),
         begin_(l.start_sector),
         length_(l.length_sectors),
-        read_only_(read_only) {}
+        read_only_(read_only),
+        areas_(areas) {}
 
   task<outcome<block::opened_device>> open(std::string source) override {
     const std::string prefix = "/dev/mapper/";
@@ -90,12 +111,8 @@ class device_manager::context final : public block::target_context {
 
   outcome<void> check_area(const block::opened_device& d, uint64_t start_sector,
                            uint64_t sectors) override {
-    const uint64_t size = d.device->limits().size_bytes / block::sector_bytes;
-    if (size == 0 || (start_sector <= size && sectors <= size - start_sector)) return {};
-    return failure{errc::inval, d.number.text() +
-                                    " too small for target: start=" + std::to_string(start_sector) +
-                                    ", len=" + std::to_string(sectors) +
-                                    ", dev_size=" + std::to_string(size)};
+    areas_.push_back({d, start_sector, sectors});
+    return {};
   }
 
   rt::runtime& runtime() noexcept override { return manager_.runtime_; }
@@ -126,6 +143,7 @@ class device_manager::context final : public block::target_context {
   entry_ptr entry_;
   const uint64_t begin_, length_;
   const bool read_only_;
+  std::vector<live_table::area>& areas_;
 };
 
 outcome<void> device_manager::check_line(const entry& e, const table_line& l,
@@ -148,47 +166,73 @@ outcome<void> device_manager::check_line(const entry& e, const table_line& l,
   return {};
 }
 
-task<outcome<std::shared_ptr<block::target>>> device_manager::construct(entry_ptr e, table_line l,
-                                                                        bool read_only) {
+task<outcome<void>> device_manager::construct(entry_ptr e, table_line l, live_table& built) {
   const target_type* type = find_type(l.type);
-  if (read_only && (type->features & target_type::always_writeable) != 0)
+  if (built.read_only && (type->features & target_type::always_writeable) != 0)
     co_return table_failure(e->number, l.type, errc::inval,
                             "target type may not be included in a read-only table");
-  context c(*this, e, l, read_only);
+  live_table::line line{l.start_sector, l.length_sectors, type, nullptr, {}};
+  context c(*this, e, l, built.read_only, line.areas);
   auto made = co_await type->create(c, split_args(l.args));
-  if (made) co_return made;
-  // A device that is too small is told without the target's name.
-  if (made.error().message.find(" too small for target: ") != std::string::npos)
-    co_return plain_failure(e->number, made.error().message);
-  co_return table_failure(e->number, l.type, made.error().code, made.error().message);
+  if (!made) co_return table_failure(e->number, l.type, made.error().code, made.error().message);
+  line.target = *std::move(made);
+  built.lines.push_back(std::move(line));
+  co_return outcome<void>{};
 }
 
 task<outcome<void>> device_manager::build(entry_ptr e, std::vector<table_line> lines,
                                           bool read_only, live_table& built) {
-  if (lines.empty()) co_return failure{errc::inval, "ioctl: populate_table: no targets specified"};
+  if (lines.empty()) {
+    const char* text = "ioctl: populate_table: no targets specified";
+    base::log_error("device-mapper", text);
+    co_return failure{errc::inval, text};
+  }
   built.read_only = read_only;
-  std::vector<table::segment> segments;
   uint64_t expected = 0;
   for (size_t i = 0; i < lines.size(); ++i) {
     const table_line& l = lines[i];
-    CO_CHECK(check_line(*e, l, expected, i, lines.size()));
-    auto made = co_await construct(e, l, read_only);
-    if (!made) co_return made.error();
-    segments.push_back({l.start_sector * block::sector_bytes,
-                        l.length_sectors * block::sector_bytes, *made, (*made)->unit_bytes()});
-    built.lines.push_back({l.start_sector, l.length_sectors, find_type(l.type), *made});
+    outcome<void> added = check_line(*e, l, expected, i, lines.size());
+    if (added) added = co_await construct(e, l, built);
+    if (!added) {
+      base::log_error("device-mapper", added.error().message);
+      base::log_error("device-mapper", "ioctl: error adding target to table");
+      co_return added;
+    }
     expected = l.start_sector + l.length_sectors;
   }
+  std::vector<table::segment> segments;
+  for (const auto& l : built.lines)
+    segments.push_back({l.start_sector * block::sector_bytes,
+                        l.length_sectors * block::sector_bytes, l.target, l.target->unit_bytes()});
   auto io = table::make(std::move(segments));
   if (!io) co_return io.error();
   built.io = *std::move(io);
-  CO_CHECK(check_units(*e, built));
-  co_return check_replacement(*e, built);
+  outcome<void> fits = check_replacement(*e, built);
+  if (!fits) base::log_error("device-mapper", fits.error().message);
+  if (!fits || e->was_loaded) co_return fits;
+  fits = check_limits(*e, built);
+  if (!fits) {
+    base::log_error("device-mapper", fits.error().message);
+    base::log_error("device-mapper", "core: Cannot calculate initial queue limits");
+    base::log_error("device-mapper", "ioctl: unable to set up device queue for new table.");
+  }
+  co_return fits;
 }
 
 task<void> device_manager::close_table(std::unique_ptr<live_table> t) {
   if (!t) co_return;
   for (const auto& l : t->lines) co_await l.target->closed();
+}
+
+outcome<void> device_manager::check_limits(const entry& e, const live_table& next) const {
+  for (const auto& l : next.lines) {
+    const uint64_t unit = std::max<uint64_t>(l.target->limits().block_bytes, block::sector_bytes);
+    for (const auto& a : l.areas) {
+      const std::string error = error_of(a, unit / block::sector_bytes);
+      if (!error.empty()) return plain_failure(e.number, error);
+    }
+  }
+  return check_units(e, next);
 }
 
 outcome<void> device_manager::check_units(const entry& e, const live_table& next) const {
@@ -225,10 +269,10 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
   auto next = std::make_unique<live_table>();
   const auto built = co_await build(e, std::move(lines), read_only, *next);
   if (!built) {
-    base::log_error("device-mapper", built.error().message);
     co_await close_table(std::move(next));
     co_return built.error();
   }
+  e->was_loaded = true;
   std::swap(e->inactive, next);
   co_await close_table(std::move(next));
   co_return state_of(*e);
@@ -280,6 +324,12 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
   if (e->inactive) {
     co_await suspend_locked(e, how);
     std::unique_ptr<live_table> next = std::move(e->inactive);
+    const auto fits = check_limits(*e, *next);
+    if (!fits) {
+      base::log_error("device-mapper", fits.error().message);
+      co_await close_table(std::move(next));
+      co_return fits.error();
+    }
     table* io = next->io.release();
     device::builder swap_in = [io](const table&) { return adopt(io); };
     (void)co_await e->core.replace_table(std::move(swap_in));
