@@ -13,6 +13,7 @@
 #include "rt/gate.h"
 #include "rt/runtime.h"
 #include "stack/device.h"
+#include "stack/device_manager.h"
 #include "store/memory/memory.h"
 
 namespace lbd::bench {
@@ -194,6 +195,93 @@ void lend_through_devices(benchmark::State& state) {
   }
 }
 BENCHMARK(lend_through_devices)->Arg(0)->Arg(1)->Arg(2)->Arg(10);
+
+// One request to a device with its gate, table and counters, by the coroutine operation.
+void device_read(benchmark::State& state) {
+  const auto runtime = start_runtime();
+  const rt::reactor::scope here(runtime->at(0));
+  stack::device device(*runtime, "d", stack::table::whole(std::make_shared<leaf>()));
+  rt::spawn(read_many(state, device));
+}
+BENCHMARK(device_read);
+
+task<void> zero_many(benchmark::State& state, block::block_device& top) {
+  for (auto _ : state) {
+    const result<void> done = co_await top.write_zeroes(0, 4096, io_opts{});
+    benchmark::DoNotOptimize(done);
+  }
+}
+void device_write_zeroes(benchmark::State& state) {
+  const auto runtime = start_runtime();
+  const rt::reactor::scope here(runtime->at(0));
+  stack::device device(*runtime, "d", stack::table::whole(std::make_shared<leaf>()));
+  rt::spawn(zero_many(state, device));
+}
+BENCHMARK(device_write_zeroes);
+
+// Every name is the same leaf.
+class leaf_source final : public stack::source_opener {
+ public:
+  task<base::outcome<block::opened_device>> open(std::string, bool) override {
+    co_return block::opened_device{one_, {254, 0}};
+  }
+
+ private:
+  std::shared_ptr<block::block_device> one_ = std::make_shared<leaf>();
+};
+
+// Mapped devices on top of each other, each of one target; "%" in `args` is the device below.
+class mapped_tower {
+ public:
+  mapped_tower(std::int64_t depth, const std::string& type, const std::string& args) {
+    for (std::int64_t i = 0; i < depth; i++) {
+      const stack::device_key key{std::to_string(i), {}, {}};
+      std::string line = args;
+      const std::string below = i == 0 ? "/dev/leaf" : "/dev/mapper/" + std::to_string(i - 1);
+      for (size_t at = line.find('%'); at != std::string::npos; at = line.find('%'))
+        line.replace(at, 1, below);
+      (void)manager_.create(key.name, "", {});
+      const auto loaded = runtime_->run_until(
+          manager_.load(key, {{0, std::uint64_t{1} << (30 - i), type, line}}, false));
+      const auto resumed = runtime_->run_until(manager_.resume(key, {}));
+      if (!loaded || !resumed) {
+        std::fprintf(stderr, "engine_bench: %s\n", loaded ? "" : loaded.error().message.c_str());
+        std::exit(1);
+      }
+    }
+    top_ = (*manager_.open({std::to_string(depth - 1), {}, {}})).device;
+  }
+  ~mapped_tower() {
+    top_.reset();
+    runtime_->run_until(manager_.remove_all(false));
+  }
+  mapped_tower(const mapped_tower&) = delete;
+  mapped_tower& operator=(const mapped_tower&) = delete;
+  block::block_device& top() { return *top_; }
+
+ private:
+  std::unique_ptr<rt::runtime> runtime_ = start_runtime();
+  rt::reactor::scope here_{runtime_->at(0)};
+  leaf_source sources_;
+  stack::device_manager manager_{*runtime_, sources_};
+  std::shared_ptr<block::block_device> top_;
+};
+
+// A layer is a mapped device and its target.
+void mapped_layers(benchmark::State& state, const char* type, const char* args) {
+  mapped_tower devices(state.range(0), type, args);
+  constexpr std::uint64_t mask = (std::uint64_t{1} << 28) - 1;
+  std::uint64_t offset = 0;
+  for (auto _ : state) {
+    block::path way;
+    const block::place at = block::walk(devices.top(), block::op::read, offset, 4096, way);
+    benchmark::DoNotOptimize(at.offset);
+    way.leave(block::errc::ok);
+    offset = (offset + 4096) & mask;
+  }
+}
+BENCHMARK_CAPTURE(mapped_layers, linear, "linear", "% 0")->Arg(1)->Arg(10);
+BENCHMARK_CAPTURE(mapped_layers, striped, "striped", "2 128 % 0 % 0")->Arg(1)->Arg(10);
 
 }  // namespace
 }  // namespace lbd::bench
