@@ -26,6 +26,18 @@ uint64_t make_cookie(op what, uint64_t now_ns) noexcept {
   return now_ns << op_bits | static_cast<uint64_t>(what);
 }
 
+// The bytes [begin, begin + length) of the segments.
+task<result<void>> read_cut(block::block_device& from, uint64_t offset, segments to, uint64_t begin,
+                            uint64_t length, io_opts io) {
+  const block::segment_list part(to, begin, length);
+  co_return co_await block::read(from, offset, part.view(), io);
+}
+task<result<void>> write_cut(block::block_device& to, uint64_t offset, segments from,
+                             uint64_t begin, uint64_t length, io_opts io) {
+  const block::segment_list part(from, begin, length);
+  co_return co_await block::write(to, offset, part.view(), io);
+}
+
 }  // namespace
 
 device::device(rt::runtime& runtime, std::string name, std::unique_ptr<table> first)
@@ -77,17 +89,40 @@ block::routed device::route(op what, uint64_t offset, uint64_t length, block::pa
   return {s->target.get(), offset - s->start};
 }
 
-task<result<void>> device::read_inside(uint64_t offset, segments to, io_opts io) {
-  const uint64_t length = block::total_bytes(to);
+struct device::piece {
+  block::block_device& target;
+  uint64_t offset;  // on the target
+  uint64_t done;    // bytes of the request before it
+  uint64_t length;
+};
+
+// Lets `serve` have the range, piece by piece, until one fails. A range that lies in one segment
+// costs nothing: the caller gets the task of its target.
+template <class Serve>
+task<result<void>> device::each_piece(uint64_t offset, uint64_t length, Serve serve) {
+  const table::segment* s = live_->find(offset);
+  if (s != nullptr && length <= s->end() - offset)
+    return serve(piece{*s->target, offset - s->start, 0, length});
+  return several_pieces(offset, length, std::move(serve));
+}
+template <class Serve>
+task<result<void>> device::several_pieces(uint64_t offset, uint64_t length, Serve serve) {
   for (uint64_t done = 0; done < length;) {
     const table::segment* s = live_->find(offset + done);
     if (s == nullptr) co_return io_error{errc::inval, 0};
     const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const block::segment_list part(to, done, n);
-    CO_CHECK(co_await block::read(*s->target, offset + done - s->start, part.view(), io));
+    CO_CHECK(co_await serve(piece{*s->target, offset + done - s->start, done, n}));
     done += n;
   }
   co_return result<void>{};
+}
+
+task<result<void>> device::read_inside(uint64_t offset, segments to, io_opts io) {
+  const uint64_t length = block::total_bytes(to);
+  return each_piece(offset, length, [to, length, io](const piece& p) {
+    if (p.length == length) return block::read(p.target, p.offset, to, io);
+    return read_cut(p.target, p.offset, to, p.done, p.length, io);
+  });
 }
 
 task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
@@ -105,15 +140,10 @@ task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
 
 task<result<void>> device::write_inside(uint64_t offset, segments from, io_opts io) {
   const uint64_t length = block::total_bytes(from);
-  for (uint64_t done = 0; done < length;) {
-    const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) co_return io_error{errc::inval, 0};
-    const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    const block::segment_list part(from, done, n);
-    CO_CHECK(co_await block::write(*s->target, offset + done - s->start, part.view(), io));
-    done += n;
-  }
-  co_return result<void>{};
+  return each_piece(offset, length, [from, length, io](const piece& p) {
+    if (p.length == length) return block::write(p.target, p.offset, from, io);
+    return write_cut(p.target, p.offset, from, p.done, p.length, io);
+  });
 }
 
 task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
@@ -150,38 +180,29 @@ task<result<void>> device::flush(io_opts io) {
   co_return r;
 }
 
+task<result<void>> device::discard_inside(uint64_t offset, uint64_t length, io_opts io) {
+  return each_piece(offset, length,
+                    [io](const piece& p) { return p.target.discard(p.offset, p.length, io); });
+}
+
 // Parts of units at the ends are not discarded.
 task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io) {
   co_await gate_.enter();
   visit here(*this, op::discard, length);
-  uint64_t at = offset, end = offset + length;
+  uint64_t begin = offset, end = offset + length;
   if (!live_->serves(offset, length)) {
-    at = base::round_up(at, live_->unit_bytes());
+    begin = base::round_up(begin, live_->unit_bytes());
     end = base::round_down(end, live_->unit_bytes());
   }
-  while (at < end) {
-    const table::segment* s = live_->find(at);
-    result<void> r = io_error{errc::inval, 0};
-    const uint64_t n = s == nullptr ? 0 : std::min(end, s->end()) - at;
-    if (s != nullptr) r = co_await s->target->discard(at - s->start, n, io);
-    if (!r) {
-      here.code = r.error().code;
-      co_return r;
-    }
-    at += n;
-  }
-  co_return result<void>{};
+  result<void> r;
+  if (begin < end) r = co_await discard_inside(begin, end - begin, io);
+  here.code = base::code_of(r);
+  co_return r;
 }
 
 task<result<void>> device::zero_inside(uint64_t offset, uint64_t length, io_opts io) {
-  for (uint64_t done = 0; done < length;) {
-    const table::segment* s = live_->find(offset + done);
-    if (s == nullptr) co_return io_error{errc::inval, 0};
-    const uint64_t n = std::min(length - done, s->end() - (offset + done));
-    CO_CHECK(co_await s->target->write_zeroes(offset + done - s->start, n, io));
-    done += n;
-  }
-  co_return result<void>{};
+  return each_piece(offset, length,
+                    [io](const piece& p) { return p.target.write_zeroes(p.offset, p.length, io); });
 }
 
 task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opts io) {

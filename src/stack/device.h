@@ -75,9 +75,16 @@ class device final : public block::block_device, private block::crossing {
   // Inside the gate, whole units.
   rt::task<base::result<void>> read_inside(uint64_t offset, rt::segments to, block::io_opts io);
   rt::task<base::result<void>> write_inside(uint64_t offset, rt::segments from, block::io_opts io);
+  rt::task<base::result<void>> discard_inside(uint64_t offset, uint64_t length, block::io_opts io);
   rt::task<base::result<void>> zero_inside(uint64_t offset, uint64_t length, block::io_opts io);
   rt::task<base::result<void>> extents_inside(uint64_t offset, uint64_t length,
                                               block::extent_list& out, block::io_opts io);
+  // The part of a range that lies in one segment.
+  struct piece;
+  template <class Serve>
+  rt::task<base::result<void>> each_piece(uint64_t offset, uint64_t length, Serve serve);
+  template <class Serve>
+  rt::task<base::result<void>> several_pieces(uint64_t offset, uint64_t length, Serve serve);
   // Any range (device_sectors.cc). The writing ones run alone, on reactor 0, outside the gate.
   rt::task<base::result<void>> read_partial(uint64_t offset, rt::segments to, block::io_opts io);
   rt::task<base::result<void>> extents_partial(uint64_t offset, uint64_t length,
