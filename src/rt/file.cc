@@ -80,7 +80,7 @@ class os_file final : public file {
     }
     if (r.op == io_op::read) return try_read(r);
     if (r.op == io_op::write && info_.in_memory) {
-      const ssize_t n = ::pwritev2(fd_, r.iov, static_cast<int>(r.iov_count), at(r), r.flags);
+      const ssize_t n = ::pwritev(fd_, r.iov, static_cast<int>(r.iov_count), at(r));
       r.result = n < 0 ? -errno : n;
       return true;
     }

@@ -72,11 +72,8 @@ class file {
   file_op read(uint64_t offset, segments to) noexcept {
     return file_op(*this, vector_request(io_op::read, offset, to));
   }
-  // `flags`: 0 or RWF_DSYNC (durable before the answer).
-  file_op write(uint64_t offset, segments from, int flags = 0) noexcept {
-    io_request r = vector_request(io_op::write, offset, from);
-    r.flags = flags;
-    return file_op(*this, r);
+  file_op write(uint64_t offset, segments from) noexcept {
+    return file_op(*this, vector_request(io_op::write, offset, from));
   }
   // fdatasync: everything written (and answered) before is durable afterwards.
   file_op sync_data() noexcept { return file_op(*this, plain_request(io_op::sync_data, 0, 0, 0)); }

@@ -17,7 +17,7 @@ using segments = std::span<const iovec>;
 
 enum class io_op : uint8_t {
   read,       // preadv(fd, iov, offset)
-  write,      // pwritev2(fd, iov, offset, flags)
+  write,      // pwritev(fd, iov, offset)
   sync_data,  // fdatasync(fd)
   fallocate,  // fallocate(fd, flags, offset, length)
   resize,     // ftruncate(fd, length)

@@ -69,7 +69,7 @@ class blocking_pool {
         n = ::preadv(r.fd, r.iov, static_cast<int>(r.iov_count), at);
         break;
       case io_op::write:
-        n = ::pwritev2(r.fd, r.iov, static_cast<int>(r.iov_count), at, r.flags);
+        n = ::pwritev(r.fd, r.iov, static_cast<int>(r.iov_count), at);
         break;
       case io_op::sync_data:
         n = ::fdatasync(r.fd);

@@ -127,7 +127,7 @@ class uring_reactor final : public reactor {
         io_uring_prep_readv(&sqe, r.fd, r.iov, r.iov_count, r.offset);
         break;
       case io_op::write:
-        io_uring_prep_writev2(&sqe, r.fd, r.iov, r.iov_count, r.offset, r.flags);
+        io_uring_prep_writev(&sqe, r.fd, r.iov, r.iov_count, r.offset);
         break;
       case io_op::sync_data:
         io_uring_prep_fsync(&sqe, r.fd, IORING_FSYNC_DATASYNC);

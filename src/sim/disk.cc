@@ -314,19 +314,10 @@ int64_t sim_disk::do_write(inode& at, const rt::io_request& r) {
   n = maybe_short(r.offset, n);
   const base::bytes_view content = base::bytes_view(all).first(n);
   if (happens(fault::lost_write)) return static_cast<int64_t>(n);
-  const bool durably = (r.flags & RWF_DSYNC) != 0;
-  const bool failing = happens(fault::write_error) || (durably && happens(fault::sync_error));
+  const bool failing = happens(fault::write_error);
   const uint64_t away = happens(fault::misdirected) ? random_.between(1, 64) * sector_bytes : 0;
   put_bytes(at, r.offset + away, content, failing);
-  if (failing) {
-    if (durably) count_failed_sync(at);
-    return -EIO;
-  }
-  if (durably) {
-    const uint64_t first = r.offset / sector_bytes, end = base::div_up(r.offset + n, sector_bytes);
-    for (uint64_t index = first; index < end; ++index) make_durable(at, index, changes_);
-    make_size_durable(at, changes_);
-  }
+  if (failing) return -EIO;
   return static_cast<int64_t>(n);
 }
 

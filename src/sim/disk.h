@@ -5,8 +5,7 @@
 //
 // What is promised, and what is not:
 //   - A sector is never torn; a request of several sectors may be, and in any order.
-//   - A sync makes the bytes, the size and the existence of its file durable. RWF_DSYNC does so for
-//     the sectors of its write.
+//   - A sync makes the bytes, the size and the existence of its file durable.
 //   - Without a sync the size may or may not survive, independently of the bytes; a file made since
 //     may be gone.
 //   - A failed sync drops what it should have written (some sectors made it, the others count as
@@ -77,7 +76,7 @@ class sim_disk final : public rt::file_system {
 
   // Power losses so far.
   uint64_t boots() const noexcept { return boots_; }
-  // Failed syncs (and durable writes) since the last crash.
+  // Failed syncs since the last crash.
   unsigned failed_syncs() const noexcept { return failed_syncs_; }
   unsigned failed_syncs(const std::string& path) const;
   // Failed syncs after which clean but unwritten bytes have left the cache: from then on a reader

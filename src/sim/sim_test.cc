@@ -271,22 +271,6 @@ TEST_F(disk_test, locks_belong_to_the_open_file) {
   EXPECT_TRUE(file_->lock(lock_kind::exclusive, 0, 1000));
 }
 
-TEST_F(disk_test, a_durable_write_needs_no_sync) {
-  for (uint64_t seed = 0; seed < 50; ++seed) {
-    start(seed);
-    const auto bytes = stamped(1, 0, 4096);
-    auto t = [](rt::file& f, base::bytes_view b) -> task<base::result<void>> {
-      const iovec v{const_cast<std::byte*>(b.data()), b.size()};
-      CO_CHECK(co_await f.write(0, rt::segments(&v, 1), RWF_DSYNC));
-      co_return base::result<void>{};
-    };
-    ASSERT_TRUE(*world_->run(t(*file_, bytes)));
-    crash();
-    reopen();
-    ASSERT_EQ(read(0, 4096), bytes);
-  }
-}
-
 TEST_F(disk_test, stuck_requests_wait_for_their_release) {
   start(1);
   disk_->inject(fault::stuck);

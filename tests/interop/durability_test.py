@@ -9,7 +9,7 @@ import testing
 from interop import MIB
 from load import connect
 
-SYNC = re.compile(r"\b(fdatasync|fsync)\(\d+\)|RWF_DSYNC|RWF_SYNC")
+SYNC = re.compile(r"\b(fdatasync|fsync)\(\d+\)")
 
 
 class Durability(interop.Case):
@@ -24,7 +24,7 @@ class Durability(interop.Case):
     def traced(self, *layers):
         """A server on the thread pool (whose system calls strace sees), and a function that counts its syncs so far."""
         path, trace = self.path("s"), self.path("trace")
-        self.start(["strace", "-D", "-f", "-o", trace, "-e", "trace=fdatasync,fsync,pwritev2,pwrite64,pwritev",
+        self.start(["strace", "-D", "-f", "-o", trace, "-e", "trace=fdatasync,fsync,pwrite64,pwritev",
                     testing.lbd_binary(), "serve", "--io", "threads", "-u", path, "--socket", self.path("c"), *layers],
                    ready=lambda: testing.accepts(path))
         time.sleep(0.3)
