@@ -28,6 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     require(!s.error().message.empty());
   }
   if (const auto s = parse_nbd(text)) require(*parse_nbd(to_text(*s)) == *s);
+  if (const auto s = parse_gluster(text, gluster_path::folder))
+    require(*parse_gluster(to_text(*s), gluster_path::folder) == *s);
   if (const auto e = parse_endpoint(text, "localhost", 1)) {
     require(e->port != 0 && !e->host.empty());
     const auto again = parse_endpoint(to_text(*e), "x", 0);

@@ -72,6 +72,8 @@ class opener {
       co_return opened;
     }
     if (const auto* memory = std::get_if<uri::memory_source>(&from)) co_return open_memory(*memory);
+    if (const auto* image = std::get_if<uri::gluster_source>(&from))
+      co_return failure{errc::notsup, "'" + uri::to_text(*image) + "': no Gluster in this build"};
     co_return open_null(std::get<uri::null_source>(from));
   }
 

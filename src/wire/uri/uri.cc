@@ -2,126 +2,20 @@
 #include "wire/uri/uri.h"
 
 #include <algorithm>
-#include <charconv>
-#include <optional>
 
 #include "base/size_text.h"
+#include "wire/uri/pieces.h"
 
 namespace lbd::uri {
 
 namespace {
 
-using base::errc;
-using base::failure;
 using base::outcome;
 
 constexpr uint16_t nbd_port = 10809;
 constexpr std::string_view known_forms =
     "a path, file:PATH, qcow2:PATH, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, "
-    "mem:SIZE or null:SIZE";
-
-failure refuse(std::string_view text, const std::string& why) {
-  return {errc::inval, "'" + std::string(text) + "': " + why};
-}
-
-constexpr bool is_alpha(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-constexpr int hex_value(char c) {
-  if (is_digit(c)) return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
-outcome<std::string> decode(std::string_view whole, std::string_view piece) {
-  std::string out;
-  for (size_t i = 0; i < piece.size(); ++i) {
-    if (piece[i] == '\0') return refuse(whole, "it holds a NUL character");
-    if (piece[i] != '%') {
-      out += piece[i];
-      continue;
-    }
-    const int high = i + 1 < piece.size() ? hex_value(piece[i + 1]) : -1;
-    const int low = i + 2 < piece.size() ? hex_value(piece[i + 2]) : -1;
-    if (high < 0 || low < 0) return refuse(whole, "'%' needs two hex digits; write %25 for itself");
-    if (high + low == 0) return refuse(whole, "it holds a NUL character (%00)");
-    out += static_cast<char>(high * 16 + low);
-    i += 2;
-  }
-  return out;
-}
-
-std::string encode(std::string_view text, std::string_view also_plain) {
-  std::string out;
-  for (char c : text) {
-    if (is_alpha(c) || is_digit(c) || std::string_view("-._~").find(c) != std::string_view::npos ||
-        also_plain.find(c) != std::string_view::npos) {
-      out += c;
-      continue;
-    }
-    const auto v = static_cast<unsigned char>(c);
-    out += '%';
-    out += "0123456789ABCDEF"[v >> 4];
-    out += "0123456789ABCDEF"[v & 15];
-  }
-  return out;
-}
-
-std::optional<uint16_t> parse_port(std::string_view digits) {
-  unsigned value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
-  if (value == 0 || value > 65535) return std::nullopt;
-  return static_cast<uint16_t>(value);
-}
-
-bool is_ipv6_text(std::string_view s) {
-  const std::string_view address = s.substr(0, s.find('%'));  // a zone may follow: fe80::1%eth0
-  return std::count(address.begin(), address.end(), ':') >= 2 &&
-         std::all_of(address.begin(), address.end(),
-                     [](char c) { return hex_value(c) >= 0 || c == ':' || c == '.'; });
-}
-
-bool is_host_name(std::string_view s) {
-  return !s.empty() && s.size() <= 253 && std::all_of(s.begin(), s.end(), [](char c) {
-    return is_alpha(c) || is_digit(c) || c == '-' || c == '.' || c == '_';
-  });
-}
-
-// HOST, HOST:PORT, [IPV6], [IPV6]:PORT; either part may be missing.
-outcome<endpoint> split_host_port(std::string_view whole, std::string_view text) {
-  endpoint out;
-  std::string_view port;
-  bool has_port = false;
-  if (!text.empty() && text[0] == '[') {
-    const size_t close = text.find(']');
-    if (close == std::string_view::npos)
-      return refuse(whole, "']' is missing after the IPv6 address");
-    TRY(out.host, decode(whole, text.substr(1, close - 1)));
-    if (!is_ipv6_text(out.host))
-      return refuse(whole, "there is no IPv6 address between the brackets");
-    const std::string_view after = text.substr(close + 1);
-    if (!after.empty() && after[0] != ':') return refuse(whole, "write [IPV6]:PORT");
-    has_port = !after.empty();
-    port = has_port ? after.substr(1) : after;
-  } else {
-    const size_t colon = text.find(':');
-    if (colon != std::string_view::npos && text.find(':', colon + 1) != std::string_view::npos) {
-      return refuse(whole, "write an IPv6 address in brackets, as in [::1]:10809");
-    }
-    TRY(out.host, decode(whole, text.substr(0, colon)));
-    if (!out.host.empty() && !is_host_name(out.host)) {
-      return refuse(whole, "'" + out.host + "' is no host name or address");
-    }
-    has_port = colon != std::string_view::npos;
-    if (has_port) port = text.substr(colon + 1);
-  }
-  if (!has_port) return out;
-  const auto number = parse_port(port);
-  if (!number) return refuse(whole, "the port must be a number from 1 to 65535");
-  out.port = *number;
-  return out;
-}
+    "gluster://SERVER/VOLUME/PATH, mem:SIZE or null:SIZE";
 
 outcome<parts> parse_query(std::string_view whole, std::string_view query, parts out) {
   while (!query.empty()) {
@@ -138,17 +32,6 @@ outcome<parts> parse_query(std::string_view whole, std::string_view query, parts
     query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
   }
   return out;
-}
-
-size_t scheme_length(std::string_view text) {
-  if (text.empty() || !is_alpha(text[0])) return 0;
-  const size_t end = static_cast<size_t>(std::find_if(text.begin(), text.end(),
-                                                      [](char c) {
-                                                        return !is_alpha(c) && !is_digit(c) &&
-                                                               c != '+' && c != '-' && c != '.';
-                                                      }) -
-                                         text.begin());
-  return end < text.size() && text[end] == ':' ? end : 0;
 }
 
 outcome<void> allow_only(std::string_view whole, const parts& p, std::string_view key) {
@@ -279,6 +162,10 @@ outcome<source> parse_source(std::string_view text) {
   if (text[0] == '/' || text[0] == '.' || text.find(':') == std::string_view::npos) {
     return source(file_source{std::string(text), false});
   }
+  if (looks_like_gluster(text)) {
+    TRY(gluster_source image, parse_gluster(text));
+    return source(std::move(image));
+  }
   const size_t length = scheme_length(text);
   if (length == 0) return refuse(text, "for a file of this name write ./" + std::string(text));
   std::string scheme(text.substr(0, length));
@@ -299,6 +186,7 @@ outcome<source> parse_source(std::string_view text) {
   std::string why = "unknown kind of source '" + scheme + "'; write " + std::string(known_forms);
   if (parse_port(text.substr(length + 1)))
     why += " (for an NBD server: nbd://" + std::string(text) + ")";
+  why += gluster_hint(text);
   return refuse(text, why);
 }
 
@@ -323,20 +211,11 @@ outcome<nbd_source> parse_nbd(std::string_view text) {
   return out;
 }
 
-std::string to_text(const endpoint& e) {
-  const bool is_ipv6 = e.host.find(':') != std::string::npos;
-  return (is_ipv6 ? "[" + e.host + "]" : e.host) + ":" + std::to_string(e.port);
-}
-
 std::string to_text(const nbd_source& s) {
   const std::string name = encode(s.export_name, "/");
   if (!s.socket_path.empty())
     return "nbd+unix:///" + name + "?socket=" + encode(s.socket_path, "/");
-  endpoint e = s.address;
-  // The '%' before an IPv6 zone is the only character of a host that needs it.
-  if (const size_t zone = e.host.find('%'); zone != std::string::npos)
-    e.host.insert(zone + 1, "25");
-  return "nbd://" + to_text(e) + "/" + name;
+  return "nbd://" + to_authority(s.address) + "/" + name;
 }
 
 std::string to_text(const source& s) {
@@ -347,6 +226,7 @@ std::string to_text(const source& s) {
   if (const auto* null = std::get_if<null_source>(&s)) {
     return "null:" + std::to_string(null->size_bytes);
   }
+  if (const auto* image = std::get_if<gluster_source>(&s)) return to_text(*image);
   if (const auto* image = std::get_if<qcow2_source>(&s)) return "qcow2:" + encode(image->path, "/");
   const auto& file = std::get<file_source>(s);
   if (file.direct) return "file:" + encode(file.path, "/") + "?direct=1";

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "wire/uri/endpoint.h"
+#include "wire/uri/gluster_uri.h"
 
 namespace lbd::uri {
 
@@ -29,18 +31,10 @@ struct parts {
 };
 base::outcome<parts> parse(std::string_view text);
 
-// An address to listen on or to connect to.
-struct endpoint {
-  std::string host;  // a name or an address, without brackets
-  uint16_t port = 0;
-  friend bool operator==(const endpoint&, const endpoint&) = default;
-};
 // "[HOST:]PORT" or, where `default_port` is not 0, "HOST" alone. HOST is a name, an IPv4 address or
 // an IPv6 address in brackets.
 base::outcome<endpoint> parse_endpoint(std::string_view text, std::string_view default_host,
                                        uint16_t default_port);
-// "host:port", with brackets where needed.
-std::string to_text(const endpoint& e);
 
 // ---- Sources
 // ----------------------------------------------------------------------------------------
@@ -73,7 +67,8 @@ struct null_source {
   uint64_t size_bytes = 0;
   friend bool operator==(const null_source&, const null_source&) = default;
 };
-using source = std::variant<file_source, qcow2_source, nbd_source, memory_source, null_source>;
+using source = std::variant<file_source, qcow2_source, nbd_source, memory_source, null_source,
+                            gluster_source>;  // gluster_uri.h
 
 // Any source. A text that begins with '/' or '.' or holds no ':' is a path and taken as it stands.
 base::outcome<source> parse_source(std::string_view text);
