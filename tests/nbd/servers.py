@@ -162,6 +162,7 @@ DEVIATIONS = {
         "22_length_0_does_not_disconnect": "a write of length 0 is ENOSPC",
         "30_disc_finishes_outstanding_requests*": "answers ESHUTDOWN",
         "31_vanishing_clients_hurt_nobody*": "crashes when a client vanishes",
+        "31_gone_connections_leave_nothing_behind*": "crashes when a client vanishes",
         "32_half_a_request_leaves_no_trace*": "crashes when a client vanishes",
         "34_writes_of_a_dead_connection_never_land_late*": "crashes when a client vanishes",
         "36_shutdown_answers_what_it_received*": "waits for the clients to leave",

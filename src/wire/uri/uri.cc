@@ -44,6 +44,11 @@ outcome<void> allow_only(std::string_view whole, const parts& p, std::string_vie
   return {};
 }
 
+// Two slashes at the beginning of a path alone would name a host.
+std::string path_text(const std::string& path) {
+  return (path.starts_with("//") ? "//" : "") + encode(path, "/");
+}
+
 outcome<source> file_from(std::string_view whole, const parts& p) {
   if (!p.host.empty() && p.host != "localhost") {
     return refuse(whole, "a file has no host; write " + p.scheme + ":PATH");
@@ -227,9 +232,9 @@ std::string to_text(const source& s) {
     return "null:" + std::to_string(null->size_bytes);
   }
   if (const auto* image = std::get_if<gluster_source>(&s)) return to_text(*image);
-  if (const auto* image = std::get_if<qcow2_source>(&s)) return "qcow2:" + encode(image->path, "/");
+  if (const auto* image = std::get_if<qcow2_source>(&s)) return "qcow2:" + path_text(image->path);
   const auto& file = std::get<file_source>(s);
-  if (file.direct) return "file:" + encode(file.path, "/") + "?direct=1";
+  if (file.direct) return "file:" + path_text(file.path) + "?direct=1";
   const bool is_plain = !file.path.empty() && (file.path[0] == '/' || file.path[0] == '.' ||
                                                file.path.find(':') == std::string::npos);
   return is_plain ? file.path : "./" + file.path;

@@ -134,7 +134,7 @@ TEST(uri, canonical_text_reads_back) {
   for (const char* text :
        {"nbd://h:1/x", "nbd://[::1]:7777/a%20b", "nbd+unix:///d%3F?socket=/a%26b",
         "nbd://[fe80::1%25eth0]:9/", "mem:1073741824", "null:512", "/srv/x", "./a:b",
-        "qcow2:/a%20b", "file:/a%3F?direct=1"}) {
+        "qcow2:/a%20b", "file:/a%3F?direct=1", "file:////a?direct=1", "qcow2:////a"}) {
     const auto s = parse_source(text);
     ASSERT_TRUE(s) << text;
     EXPECT_EQ(to_text(*s), text);
