@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "block/bounds.h"
+#include "rt/cancel.h"
 #include "rt/io.h"
 #include "rt/task.h"
 
@@ -49,10 +50,9 @@ inline constexpr uint32_t io_no_unmap = 1u << 1;   // write_zeroes: keep the spa
 inline constexpr uint32_t io_fast_only = 1u << 2;  // write_zeroes: fail with notsup if it is slow
 
 // Set by whoever no longer wants a request's outcome (a vanished client). A device may look at it
-// before it starts something long; buffers stay in use until the request completes all the same.
-struct cancel_token {
-  bool canceled = false;
-};
+// before it starts something long, and be told while it waits; buffers stay in use until the
+// request completes all the same.
+using rt::cancel_token;
 
 // Details of a failure that some callers need.
 struct error_info {

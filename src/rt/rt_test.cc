@@ -16,6 +16,7 @@
 #include "rt/runtime.h"
 #include "rt/socket.h"
 #include "rt/uring.h"
+#include "rt/waiting_room.h"
 
 namespace lbd::rt {
 namespace {
@@ -236,6 +237,130 @@ TEST(uring, any_number_of_requests_may_begin_at_once) {
   EXPECT_EQ((*r)->run_until(many_at_once(ends[0], 20'000)), 20'000u);
   ::close(ends[0]);
   ::close(ends[1]);
+}
+
+struct cancel_run {
+  cancel_token token;
+  std::atomic<int> told{0}, elsewhere{0}, registered{0};
+};
+struct noting_watcher : cancel_token::watcher {
+  cancel_run* of = nullptr;
+  reactor* home = nullptr;
+};
+task<bool> watch_and_wait(cancel_run& r) {
+  noting_watcher told, gone;
+  for (noting_watcher* w : {&told, &gone}) {
+    w->of = &r;
+    w->home = &reactor::current();
+    w->run = [](cancel_token::watcher& me) {
+      const auto& n = static_cast<noting_watcher&>(me);
+      ++n.of->told;
+      if (n.home != &reactor::current()) ++n.of->elsewhere;
+    };
+    if (!r.token.watch(*w)) co_return false;
+  }
+  r.token.unwatch(gone);
+  r.token.unwatch(gone);
+  ++r.registered;
+  while (!r.token.canceled()) co_await sleep_for(std::chrono::microseconds(50));
+  while (r.told < 3) co_await sleep_for(std::chrono::microseconds(50));
+  co_return !r.token.watch(gone);
+}
+task<bool> cancel_when_all_wait(cancel_run& r) {
+  while (r.registered < 3) co_await sleep_for(std::chrono::microseconds(50));
+  r.token.cancel();
+  r.token.cancel();
+  co_return true;
+}
+template <class Make>
+task<bool> run_on(reactor& where, Make& work) {
+  co_return co_await call_on(where, work);
+}
+task<bool> cancel_everywhere(runtime& rt, cancel_run& r) {
+  std::vector<task<bool>> all;
+  auto work = [&r] { return watch_and_wait(r); };
+  for (unsigned i = 0; i < 3; ++i) all.push_back(run_on(rt.at(i), work));
+  all.push_back(cancel_when_all_wait(r));
+  bool ok = true;
+  for (const bool one : co_await when_all(std::move(all))) ok = ok && one;
+  co_return ok;
+}
+
+TEST_P(rt_backends, a_cancellation_is_told_once_on_every_watchers_reactor) {
+  cancel_run r;
+  EXPECT_TRUE(rt_->run_until(cancel_everywhere(*rt_, r)));
+  EXPECT_EQ(r.told, 3);
+  EXPECT_EQ(r.elsewhere, 0);
+}
+
+// Registers and goes, all the time, while somebody cancels.
+task<bool> come_and_go(cancel_run& r) {
+  for (int i = 0; i < 20'000; ++i) {
+    noting_watcher w;
+    w.of = &r;
+    w.run = [](cancel_token::watcher& me) { ++static_cast<noting_watcher&>(me).of->told; };
+    if (!r.token.watch(w)) co_return true;
+    if (i == 5000) ++r.registered;
+    if (i % 16 == 0) co_await yield_now{};
+    r.token.unwatch(w);
+  }
+  co_return false;
+}
+task<bool> cancel_when_some_wait(cancel_run& r) {
+  while (r.registered == 0) co_await yield_now{};
+  r.token.cancel();
+  co_return true;
+}
+task<bool> cancel_in_the_middle(runtime& rt, cancel_run& r) {
+  std::vector<task<bool>> all;
+  auto work = [&r] { return come_and_go(r); };
+  for (unsigned i = 1; i < 3; ++i) all.push_back(run_on(rt.at(i), work));
+  all.push_back(cancel_when_some_wait(r));
+  co_await when_all(std::move(all));
+  co_return true;
+}
+
+TEST_P(rt_backends, watchers_may_come_and_go_while_a_token_is_canceled) {
+  cancel_run r;
+  EXPECT_TRUE(rt_->run_until(cancel_in_the_middle(*rt_, r)));
+}
+
+task<uint64_t> wait_in(waiting_room& room, uint64_t ns, const cancel_token* cancel) {
+  co_await room.until(reactor::current().now_ns() + ns, cancel);
+  co_return reactor::current().now_ns();
+}
+task<bool> leave_room(waiting_room& room, cancel_token& token) {
+  co_await sleep_for(std::chrono::milliseconds(5));
+  token.cancel();
+  co_await sleep_for(std::chrono::milliseconds(5));
+  EXPECT_FALSE(room.empty());
+  room.release_all();
+  co_return true;
+}
+task<bool> waits_in_a_room() {
+  constexpr uint64_t second = 1'000'000'000;
+  waiting_room room;
+  cancel_token token;
+  const uint64_t begin = reactor::current().now_ns();
+  std::vector<task<uint64_t>> all;
+  all.push_back(wait_in(room, 2'000'000, &token));
+  all.push_back(wait_in(room, 100 * second, &token));
+  all.push_back(wait_in(room, 50 * second, nullptr));
+  spawn([](waiting_room& r, cancel_token& t) -> task<void> { co_await leave_room(r, t); }(room,
+                                                                                          token));
+  const std::vector<uint64_t> ends = co_await when_all(std::move(all));
+  EXPECT_GE(ends[0] - begin, 2'000'000u);
+  EXPECT_GE(ends[1] - begin, 5'000'000u);
+  EXPECT_LT(ends[1], ends[2]);
+  EXPECT_LT(ends[2] - begin, 50 * second);
+  const uint64_t after = co_await wait_in(room, 100 * second, &token);
+  EXPECT_LT(after - begin, 100 * second) << "a canceled one does not wait at all";
+  EXPECT_TRUE(room.empty());
+  co_return true;
+}
+
+TEST_P(rt_backends, waiting_ends_by_time_by_release_or_by_cancellation) {
+  EXPECT_TRUE(rt_->run_until(waits_in_a_room()));
 }
 
 struct gate_run {

@@ -109,7 +109,7 @@ class test_device final : public block::block_device, private block::crossing {
     last_flags = io.flags;
     longest = std::max<uint64_t>(longest, length);
     while (hold || number <= hold_first) co_await rt::sleep_for(std::chrono::milliseconds(1));
-    if (io.cancel != nullptr && io.cancel->canceled) ++canceled;
+    if (io.cancel != nullptr && io.cancel->canceled()) ++canceled;
     const errc code = error;
     if (code == errc::ok) co_return result<void>{};
     ++finished;

@@ -92,7 +92,7 @@ task<bool> transmission::serve() {
 
 task<void> transmission::tell_lost() {
   told_lost_ = true;
-  if (gone(connection_.socket.fd())) cancel_.canceled = true;
+  if (gone(connection_.socket.fd())) cancel_.cancel();
   std::vector<byte_range> ranges;
   pool_.for_each_changing([&ranges](const request_slot& s) {
     ranges.push_back({s.request.offset, s.request.offset + s.request.length});

@@ -31,7 +31,7 @@ bool is_over(const nbd_call& call, uint64_t now) noexcept {
   return call.deadline_ns != 0 && now >= call.deadline_ns;
 }
 bool is_canceled(const nbd_call& call) noexcept {
-  return call.cancel != nullptr && call.cancel->canceled;
+  return call.cancel != nullptr && call.cancel->canceled();
 }
 
 // Whether requests made for the session `first` may go to `later`, which may offer more.
@@ -188,6 +188,7 @@ void nbd_connection::lost(const std::string& why) {
     call->where = nbd_call::stage::waiting;
     call->reply = nbd::reply_state(call->asked());
     call->extents.clear();
+    watch(*call);
   }
 }
 
@@ -255,7 +256,12 @@ task<void> nbd_connection::resume_calls() {
   down_since_ns_ = 0;
   last_progress_ns_ = home_.now_ns();
   up_ = true;
-  for (nbd_call* call : calls_in_order()) enqueue(*call);
+  for (nbd_call* call : calls_in_order()) {
+    if (is_canceled(*call))
+      complete(*call, errc::canceled);
+    else
+      enqueue(*call);
+  }
 }
 
 // Asks another connection's log, on its reactor.
@@ -357,10 +363,37 @@ void nbd_connection::begin(nbd_call& call) {
     call.order = shared_->write_order.fetch_add(1) + 1;
     log_.add(call.order, call.asked().offset, call.asked().length);
   }
-  if (is_up()) enqueue(call);
+  if (is_up())
+    enqueue(call);
+  else
+    watch(call);
+}
+
+// One that is canceled already is seen by tick().
+void nbd_connection::watch(nbd_call& call) {
+  if (call.cancel == nullptr || call.watched) return;
+  call.canceled.owner = this;
+  call.canceled.call = &call;
+  call.canceled.run = [](rt::cancel_token::watcher& w) {
+    const auto& mine = static_cast<nbd_call::watch&>(w);
+    mine.owner->canceled(*mine.call);
+  };
+  call.watched = call.cancel->watch(call.canceled);
+}
+
+void nbd_connection::unwatch(nbd_call& call) noexcept {
+  if (std::exchange(call.watched, false)) call.cancel->unwatch(call.canceled);
+}
+
+void nbd_connection::canceled(nbd_call& call) {
+  call.watched = false;
+  // While calls are being looked at, resume_calls() sees it.
+  if (!is_up() && !resuming_ && !sending_ && call.where == nbd_call::stage::waiting)
+    complete(call, errc::canceled);
 }
 
 void nbd_connection::enqueue(nbd_call& call) {
+  unwatch(call);
   nbd::encode_request(call.header, call.asked());
   call.where = nbd_call::stage::queued;
   queue_.push_back(&call);
@@ -570,6 +603,7 @@ void nbd_connection::answered(nbd_call& call, nbd::wire_error error) {
 
 void nbd_connection::complete(nbd_call& call, errc code) {
   const auto index = static_cast<uint16_t>(call.asked().cookie & 0xffff);
+  unwatch(call);
   table_[index] = nullptr;
   free_.push_back(index);
   --in_flight_;

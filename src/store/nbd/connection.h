@@ -72,6 +72,12 @@ struct nbd_call {
   bool was_sent = false;  // at least once, perhaps in part
   bool answered = false;
   std::coroutine_handle<> waiter;
+  // Told of a cancellation while the request waits for the server to come back.
+  struct watch : rt::cancel_token::watcher {
+    nbd_connection* owner = nullptr;
+    nbd_call* call = nullptr;
+  } canceled;
+  bool watched = false;
   std::array<std::byte, nbd::request_bytes> header;
 };
 
@@ -164,6 +170,9 @@ class nbd_connection {
   // Sending.
   void begin(nbd_call& call);
   void enqueue(nbd_call& call);
+  void watch(nbd_call& call);
+  static void unwatch(nbd_call& call) noexcept;
+  void canceled(nbd_call& call);
   rt::task<void> send_queued();
   rt::task<base::errc> send_batch();
 

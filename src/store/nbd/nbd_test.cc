@@ -448,7 +448,7 @@ TEST_P(nbd_store, an_old_write_is_not_sent_again_over_a_newer_one) {
 
 rt::task<errc> give_up(block::cancel_token& token, std::atomic<bool>& given_up) {
   co_await rt::sleep_for(50ms);
-  token.canceled = true;
+  token.cancel();
   given_up = true;
   co_return errc::ok;
 }
@@ -476,6 +476,21 @@ TEST_P(nbd_store, a_canceled_write_is_not_sent_again) {
   const std::vector<errc> codes = rt_->run_until(write_and_give_up(*device_, token, given_up));
   EXPECT_EQ(codes[0], errc::canceled);
   EXPECT_EQ(read(0, 4), before);
+  stop();
+}
+
+TEST_P(nbd_store, a_canceled_request_does_not_wait_for_a_server_that_is_gone) {
+  block::cancel_token token;
+  std::atomic<bool> given_up{false};
+  serve({[](conversation& c) {
+    c.shake_hands({});
+    c.next();
+  }});
+  nbd_options o = options();
+  o.outage_limit_ns = 60'000 * ms;
+  open(o);
+  const std::vector<errc> codes = rt_->run_until(write_and_give_up(*device_, token, given_up));
+  EXPECT_EQ(codes[0], errc::canceled);
   stop();
 }
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <map>
 
 #include "block/segments.h"
 #include "block/target.h"
+#include "rt/waiting_room.h"
 
 namespace lbd::target {
 namespace {
@@ -23,62 +23,6 @@ using rt::segments;
 using rt::task;
 
 constexpr uint64_t ns_per_ms = 1'000'000;
-// Nobody wakes a request whose client has gone: a waiting one looks this often.
-constexpr uint64_t cancel_look_ns = 50 * ns_per_ms;
-
-// Requests that wait on one reactor, in the order in which they are let go: by time, then by
-// arrival.
-class waiting_room {
- public:
-  waiting_room() {
-    clock_.room = this;
-    clock_.run = [](rt::timer& t) { static_cast<clock&>(t).room->release_due(); };
-  }
-  waiting_room(const waiting_room&) = delete;
-  waiting_room& operator=(const waiting_room&) = delete;
-
-  struct [[nodiscard]] stay {
-    waiting_room& room;
-    uint64_t due_ns;
-    bool await_ready() const noexcept { return false; }
-    void await_suspend(std::coroutine_handle<> h) const { room.admit(due_ns, h); }
-    void await_resume() const noexcept {}
-  };
-  stay until(uint64_t due_ns) noexcept { return stay{*this, due_ns}; }
-
-  // Own reactor only.
-  void release_all() {
-    rt::reactor& here = rt::reactor::current();
-    for (const auto& [due, handle] : std::exchange(guests_, {})) here.schedule(handle);
-    here.stop_timer(clock_);
-  }
-
- private:
-  struct clock : rt::timer {
-    waiting_room* room = nullptr;
-  };
-  void admit(uint64_t due_ns, std::coroutine_handle<> h) {
-    guests_.emplace(due_ns, h);
-    set_clock();
-  }
-  void release_due() {
-    rt::reactor& here = rt::reactor::current();
-    const uint64_t now = here.now_ns();
-    while (!guests_.empty() && guests_.begin()->first <= now) {
-      here.schedule(guests_.begin()->second);
-      guests_.erase(guests_.begin());
-    }
-    set_clock();
-  }
-  void set_clock() {
-    if (guests_.empty()) return;
-    const uint64_t due = guests_.begin()->first;
-    if (!clock_.armed || clock_.due_ns != due) rt::reactor::current().start_timer(clock_, due);
-  }
-
-  std::multimap<uint64_t, std::coroutine_handle<>> guests_;
-  clock clock_;
-};
 
 enum kind : unsigned { reads, writes, flushes };
 constexpr unsigned kinds = 3;
@@ -183,12 +127,12 @@ class delay final : public block::target {
   }
 
  private:
-  static task<bool> release(waiting_room& room) {
+  static task<bool> release(rt::waiting_room& room) {
     room.release_all();
     co_return true;
   }
   static result<void> wanted(const io_opts& io, uint64_t now_ns) {
-    if (io.cancel != nullptr && io.cancel->canceled) return io_error{errc::canceled, 0};
+    if (io.cancel != nullptr && io.cancel->canceled()) return io_error{errc::canceled, 0};
     if (io.deadline_ns != 0 && now_ns >= io.deadline_ns) return io_error{errc::timed_out, 0};
     return {};
   }
@@ -204,8 +148,7 @@ class delay final : public block::target {
       if (!answer || now >= due) break;
       uint64_t next = due;
       if (io.deadline_ns != 0) next = std::min(next, io.deadline_ns);
-      if (io.cancel != nullptr) next = std::min(next, now + cancel_look_ns);
-      co_await rooms_[here.index()].until(next);
+      co_await rooms_[here.index()].until(next, io.cancel);
     }
     pending_[k].fetch_sub(1, std::memory_order_relaxed);
     co_return answer;
@@ -215,7 +158,7 @@ class delay final : public block::target {
   const unsigned given_;
   rt::runtime& runtime_;
   block::limits limits_;
-  std::vector<waiting_room> rooms_;  // one per reactor
+  std::vector<rt::waiting_room> rooms_;  // one per reactor
   std::array<std::atomic<uint64_t>, kinds> pending_{};
   // False around a suspension: what comes then goes on at once.
   std::atomic<bool> delaying_{true};
