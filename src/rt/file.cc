@@ -8,10 +8,13 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include "rt/write_patience.h"
 
 namespace lbd::rt {
 namespace {
@@ -19,9 +22,34 @@ namespace {
 using base::errc;
 using base::failure;
 
+// Copying more is left to a worker thread, beside which this one goes on.
+constexpr uint64_t most_inline_write_bytes = uint64_t{64} << 10;
+
+uint64_t page_bytes() noexcept {
+  static const uint64_t bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+// The file systems of which this is known and for which it matters.
+bool is_local(int fd) noexcept {
+  struct statfs fs {};
+  return ::fstatfs(fd, &fs) == 0 && fs.f_type == EXT4_SUPER_MAGIC;
+}
+
+uint64_t monotonic_ns() noexcept {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(t.tv_nsec);
+}
+
 class os_file final : public file {
  public:
-  os_file(int fd, file_info info) : fd_(fd) { info_ = std::move(info); }
+  os_file(int fd, file_info info)
+      : fd_(fd),
+        buffered_(!info.is_block_device && info.direct_align_bytes == 1),
+        local_(is_local(fd)) {
+    info_ = std::move(info);
+  }
   ~os_file() override {
     if (map_ != MAP_FAILED) ::munmap(map_, map_bytes_);
     ::close(fd_);
@@ -44,7 +72,7 @@ class os_file final : public file {
 
   bool resident(uint64_t offset, uint64_t length) noexcept override {
     // Also in tmpfs, where touching a hole through a mapping would allocate it.
-    static const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    const uint64_t page = page_bytes();
     unsigned char pages[256];
     const uint64_t begin = offset / page * page;
     if (offset + length - begin > sizeof pages * page) return false;
@@ -79,12 +107,7 @@ class os_file final : public file {
       return true;
     }
     if (r.op == io_op::read) return try_read(r);
-    if (r.op == io_op::write && info_.in_memory) {
-      const ssize_t n = ::pwritev(fd_, r.iov, static_cast<int>(r.iov_count), at(r));
-      r.result = n < 0 ? -errno : n;
-      return true;
-    }
-    return false;
+    return r.op == io_op::write && try_write(r);
   }
 
   void start(io_request& r) override { reactor::current().submit(r); }
@@ -122,9 +145,7 @@ class os_file final : public file {
     const ssize_t n = ::preadv2(fd_, r.iov, static_cast<int>(r.iov_count), at(r), flags);
     if (n >= 0) {
       // A short read from the cache is not the end of the file: let the ring read the rest.
-      uint64_t wanted = 0;
-      for (uint32_t i = 0; i < r.iov_count; ++i) wanted += r.iov[i].iov_len;
-      if (static_cast<uint64_t>(n) < wanted && flags != 0) return false;
+      if (static_cast<uint64_t>(n) < bytes_of(r) && flags != 0) return false;
       r.result = n;
       return true;
     }
@@ -132,6 +153,57 @@ class os_file final : public file {
     if (flags != 0) return false;
     r.result = -errno;
     return true;
+  }
+
+  static uint64_t bytes_of(const io_request& r) noexcept {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < r.iov_count; ++i) bytes += r.iov[i].iov_len;
+    return bytes;
+  }
+
+  bool try_write(io_request& r) noexcept {
+    if (info_.in_memory) {
+      write_now(r);
+      return true;
+    }
+    if (!buffered_) return false;
+    const uint64_t bytes = bytes_of(r);
+    if (bytes > most_inline_write_bytes) return false;
+    if (!no_nowait_write_.load(std::memory_order_relaxed)) {
+      const ssize_t n = ::pwritev2(fd_, r.iov, static_cast<int>(r.iov_count), at(r), RWF_NOWAIT);
+      r.result = n;
+      if (n == static_cast<ssize_t>(bytes)) return true;
+      // What a short write has left is written with the rest.
+      if (n >= 0 || errno != EOPNOTSUPP) return false;
+      no_nowait_write_.store(true, std::memory_order_relaxed);
+    }
+    return local_ && write_into_cache(r, bytes);
+  }
+
+  // Copies into the page cache where nothing hints at having to wait.
+  bool write_into_cache(io_request& r, uint64_t bytes) noexcept {
+    const uint64_t begin_ns = monotonic_ns();
+    if (!patience_.allows(begin_ns) || !dirty_pages::here().far_from_limit(begin_ns) ||
+        !has_edges(r.offset, bytes))
+      return false;
+    write_now(r);
+    const uint64_t end_ns = monotonic_ns();
+    patience_.took(end_ns - begin_ns, end_ns);
+    return true;
+  }
+
+  // A page of which only a part is written has to be read first if it is not there.
+  bool has_edges(uint64_t offset, uint64_t bytes) noexcept {
+    const uint64_t end = offset + bytes;
+    const auto there = [this](uint64_t at) {
+      return at % page_bytes() == 0 || (at < map_bytes_ && resident(at, 1));
+    };
+    return there(offset) && there(end);
+  }
+
+  void write_now(io_request& r) noexcept {
+    const ssize_t n = ::pwritev(fd_, r.iov, static_cast<int>(r.iov_count), at(r));
+    r.result = n < 0 ? -errno : n;
   }
 
   // Discarding on a block device has no ring operation; it is rare and short.
@@ -143,7 +215,10 @@ class os_file final : public file {
   const int fd_;
   void* map_ = MAP_FAILED;
   size_t map_bytes_ = 0;
-  std::atomic<bool> no_nowait_{false};
+  const bool buffered_;  // a regular file, through the page cache
+  const bool local_;     // no server or daemon that may be gone stands behind it
+  std::atomic<bool> no_nowait_{false}, no_nowait_write_{false};
+  write_patience patience_;
 };
 
 failure open_failure(const std::string& path, const char* what, int error) {
