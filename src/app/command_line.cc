@@ -2,10 +2,13 @@
 #include "app/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <memory>
 
+#include "app/daemon_options.h"
+#include "app/options.h"
 #include "base/checked_math.h"
 #include "base/size_text.h"
 
@@ -16,28 +19,8 @@ using base::errc;
 using base::failure;
 using base::outcome;
 
-// One option as it stood on the command line. Order matters: layers are named topmost first.
-struct occurrence {
-  std::string option;  // the long name without dashes
-  std::string value;
-};
-using occurrences = std::vector<occurrence>;
-
 constexpr const char* layers_text =
     "Layers, topmost first; a null layer (zeros) is always at the bottom";
-
-CLI::Option* add_value(CLI::App& to, const std::string& names, const char* type,
-                       const std::string& about, const char* group = "Options") {
-  return to.add_option(names, about)
-      ->type_name(type)
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->group(group);
-}
-
-void add_switch(CLI::App& to, const std::string& names, const std::string& about) {
-  to.add_flag(names, about);
-}
 
 void add_layer_options(CLI::App& to) {
   add_value(to, "-E,--expandable", "FILE",
@@ -125,6 +108,7 @@ std::unique_ptr<CLI::App> make_app() {
   app->require_subcommand(1);
   app->failure_message([](const CLI::App*, const CLI::Error& e) { return std::string(e.what()); });
   add_serve(*app);
+  add_daemon_commands(*app);
   add_client_commands(*app);
   add_offline_commands(*app);
   CLI::App& completion = *app->add_subcommand("completion", "Print a completion script");
@@ -134,64 +118,6 @@ std::unique_ptr<CLI::App> make_app() {
       "wrong usage.");
   return app;
 }
-
-failure usage(const std::string& command, const std::string& text) {
-  const std::string prefix = command.empty() ? "lbd" : "lbd " + command;
-  return failure{errc::inval, prefix + ": " + text + " (see " + prefix + " --help)"};
-}
-
-// "-E" for an option's long name, as a message shows it.
-std::string shown(const CLI::Option& option) {
-  if (!option.get_snames().empty()) return "-" + option.get_snames().front();
-  return "--" + option.get_lnames().front();
-}
-
-occurrences in_order(const CLI::App& command) {
-  occurrences out;
-  std::map<const CLI::Option*, size_t> taken;
-  for (const CLI::Option* option : command.parse_order()) {
-    const size_t index = taken[option]++;
-    std::string value = index < option->results().size() ? option->results()[index] : "";
-    const auto& names = option->get_lnames();
-    out.push_back({names.empty() ? option->get_name() : names.front(), std::move(value)});
-  }
-  return out;
-}
-
-// Reads the occurrences of one command into its struct.
-class reader {
- public:
-  explicit reader(const CLI::App& from) : app_(from), all_(in_order(from)) {}
-
-  const occurrences& all() const { return all_; }
-  failure wrong(const std::string& text) const { return usage(app_.get_name(), text); }
-  failure wrong_value(const std::string& option, const std::string& text) const {
-    return wrong(shown(*app_.get_option("--" + option)) + ": " + text);
-  }
-
-  // The value of an option that may stand once; empty when it is not there.
-  outcome<std::string> once(const std::string& option) const {
-    const occurrence* found = nullptr;
-    for (const occurrence& o : all_) {
-      if (o.option != option) continue;
-      if (found != nullptr) return wrong_value(option, "given twice");
-      if (o.value.empty()) return wrong_value(option, "its value is empty");
-      found = &o;
-    }
-    return found == nullptr ? std::string() : found->value;
-  }
-  std::vector<std::string> each(const std::string& option) const {
-    std::vector<std::string> out;
-    for (const occurrence& o : all_)
-      if (o.option == option) out.push_back(o.value);
-    return out;
-  }
-  bool has(const std::string& option) const { return !each(option).empty(); }
-
- private:
-  const CLI::App& app_;
-  occurrences all_;
-};
 
 std::optional<ctl::layer_option> layer_option_of(const std::string& option) {
   if (option == "expandable") return ctl::layer_option::expandable;
@@ -326,6 +252,15 @@ outcome<ctl::command> read_serve(const reader& from) {
   return ctl::command(std::move(out));
 }
 
+outcome<ctl::command> read_daemon(const reader& from) {
+  ctl::daemon_command out;
+  TRY(out.socket, from.once("socket"));
+  TRY(out.pid_file, from.once("pid-file"));
+  TRY(out.runtime, read_runtime(from));
+  TRY(out.log_level, read_log_level(from));
+  return ctl::command(std::move(out));
+}
+
 outcome<ctl::command> read_add_layer(const reader& from, const CLI::App& app) {
   ctl::add_layer_command out;
   out.file = app.get_option("FILE")->results().front();
@@ -353,9 +288,11 @@ outcome<ctl::command> read_commit(const reader& from) {
 }
 
 outcome<ctl::command> read_command(const CLI::App& app) {
+  if (app.get_name() == "device") return read_device(*app.get_subcommands().front());
   const reader from(app);
   const std::string name = app.get_name();
   if (name == "serve") return read_serve(from);
+  if (name == "daemon") return read_daemon(from);
   if (name == "add-layer") return read_add_layer(from, app);
   if (name == "commit") return read_commit(from);
   if (name == "flatten") return read_flatten(from);
@@ -375,59 +312,52 @@ outcome<ctl::command> read_command(const CLI::App& app) {
   return ctl::command(ctl::info_command{std::move(to), from.has("json")});
 }
 
-// The command that a word list asks for, as far as it is known; empty otherwise.
-std::string command_word(const CLI::App& app, const std::vector<std::string>& words) {
-  if (words.empty()) return "";
-  for (const CLI::App* sub : app.get_subcommands({}))
-    if (sub->get_name() == words.front()) return words.front();
-  return "";
+// The command that a word list asks for, as far as it is known; `app` itself if none is.
+const CLI::App& find_command(const CLI::App& app, const std::vector<std::string>& words) {
+  const CLI::App* at = &app;
+  for (const std::string& word : words) {
+    const auto below =
+        at->get_subcommands([&word](const CLI::App* sub) { return sub->get_name() == word; });
+    if (below.empty()) break;
+    at = below.front();
+  }
+  return *at;
 }
 
 failure explain(const CLI::App& app, const std::vector<std::string>& words,
                 const CLI::ParseError& e) {
-  const std::string command = command_word(app, words);
-  if (words.empty()) return usage("", "a command is missing");
-  if (command.empty()) return usage("", "'" + words.front() + "' is not a command");
+  const CLI::App& command = find_command(app, words);
+  const std::string title = title_of(command);
+  const size_t depth = title.empty() ? 0 : 1 + size_t(std::count(title.begin(), title.end(), ' '));
+  if (!command.get_subcommands({}).empty()) {
+    if (words.size() <= depth) return usage(title, "a command is missing");
+    return usage(title, "'" + words[depth] + "' is not a command");
+  }
   if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
-    const auto left = app.get_subcommand(command)->remaining();
+    const auto left = command.remaining();
     const std::string word = left.empty() ? "" : left.front();
-    if (word.starts_with("-")) return usage(command, "unknown option '" + word + "'");
-    return usage(command, "'" + word + "' stands alone: every layer needs its option, as in -E " +
-                              word + " or -f " + word);
+    if (word.starts_with("-")) return usage(title, "unknown option '" + word + "'");
+    if (command.get_option_no_throw("--expandable") == nullptr)
+      return usage(title, "'" + word + "' is one word too many");
+    return usage(title, "'" + word + "' stands alone: every layer needs its option, as in -E " +
+                            word + " or -f " + word);
   }
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&e) != nullptr) {
     // "--unix: 1 required SOCKET missing"
     const std::string text = e.what();
-    return usage(command, text.substr(0, text.find(':')) + " needs a value");
+    return usage(title, text.substr(0, text.find(':')) + " needs a value");
   }
-  return usage(command, e.what());
+  return usage(title, e.what());
 }
 
-}  // namespace
-
-outcome<ctl::command> parse_command_line(const std::vector<std::string>& words) {
-  auto app = make_app();
-  try {
-    // The parser takes words from the back.
-    app->parse(std::vector<std::string>(words.rbegin(), words.rend()));
-  } catch (const CLI::CallForHelp&) {
-    const std::string command = command_word(*app, words);
-    const std::string text =
-        command.empty() ? app->help() : app->get_subcommand(command)->help("lbd");
-    return ctl::command(ctl::print_command{text});
-  } catch (const CLI::CallForVersion& e) {
-    return ctl::command(ctl::print_command{std::string(e.what()) + "\n"});
-  } catch (const CLI::ParseError& e) {
-    return explain(*app, words, e);
-  }
-  return read_command(*app->get_subcommands().front());
-}
-
-std::vector<command_entry> list_commands() {
-  std::vector<command_entry> out;
-  const auto app = make_app();
-  for (const CLI::App* sub : app->get_subcommands({})) {
-    command_entry entry{sub->get_name(), sub->get_description(), {}};
+// Commands of commands are listed by both words.
+void list_below(const CLI::App& above, std::vector<command_entry>& out) {
+  for (const CLI::App* sub : above.get_subcommands({})) {
+    if (!sub->get_subcommands({}).empty()) {
+      list_below(*sub, out);
+      continue;
+    }
+    command_entry entry{title_of(*sub), sub->get_description(), {}};
     for (const CLI::Option* option : sub->get_options()) {
       option_entry o;
       for (const auto& s : option->get_snames()) o.names.push_back("-" + s);
@@ -438,6 +368,31 @@ std::vector<command_entry> list_commands() {
     }
     out.push_back(std::move(entry));
   }
+}
+
+}  // namespace
+
+outcome<ctl::command> parse_command_line(const std::vector<std::string>& words) {
+  auto app = make_app();
+  try {
+    // The parser takes words from the back.
+    app->parse(std::vector<std::string>(words.rbegin(), words.rend()));
+  } catch (const CLI::CallForHelp&) {
+    const CLI::App& command = find_command(*app, words);
+    const CLI::App* above = command.get_parent();
+    const std::string before = above == nullptr ? "" : "lbd " + title_of(*above);
+    return ctl::command(ctl::print_command{command.help(before)});
+  } catch (const CLI::CallForVersion& e) {
+    return ctl::command(ctl::print_command{std::string(e.what()) + "\n"});
+  } catch (const CLI::ParseError& e) {
+    return explain(*app, words, e);
+  }
+  return read_command(*app->get_subcommands().front());
+}
+
+std::vector<command_entry> list_commands() {
+  std::vector<command_entry> out;
+  list_below(*make_app(), out);
   return out;
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <map>
 #include <string>
 
 #include "app/command_line.h"
@@ -30,7 +31,8 @@ std::string command_case(const command_entry& command) {
     after += offer.empty() ? "return" : "COMPREPLY=($(compgen " + offer + " -- \"$word\")); return";
     after += " ;;\n";
   }
-  std::string out = "    " + command.name + ")\n";
+  const bool nested = command.name.find(' ') != std::string::npos;
+  std::string out = "    " + (nested ? "'" + command.name + "'" : command.name) + ")\n";
   if (!after.empty()) out += "      case \"$before\" in\n" + after + "      esac\n";
   out += "      COMPREPLY=($(compgen -W '" + words + "' -- \"$word\"))\n";
   if (command.name == "add-layer")
@@ -42,14 +44,24 @@ std::string command_case(const command_entry& command) {
 }  // namespace
 
 std::string bash_completion() {
-  std::string names, cases;
+  std::string names, groups, group_cases, cases;
+  std::map<std::string, std::string> below;  // commands of commands
   for (const command_entry& command : list_commands()) {
-    names += command.name + " ";
+    const size_t blank = command.name.find(' ');
+    const std::string first = command.name.substr(0, blank);
+    if (blank == std::string::npos || !below.contains(first)) names += first + " ";
+    if (blank != std::string::npos) below[first] += command.name.substr(blank + 1) + " ";
     cases += command_case(command);
+  }
+  for (const auto& [first, verbs] : below) {
+    groups += (groups.empty() ? "" : "|") + first;
+    group_cases += "    " + first + ") COMPREPLY=($(compgen -W '" + verbs +
+                   "--help' -- \"$word\")); return ;;\n";
   }
   return "# bash completion for lbd; load it with: source <(lbd completion bash)\n"
          "_lbd() {\n"
          "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
+         "  local command=${COMP_WORDS[1]}\n"
          "  COMPREPLY=()\n"
          "  if ((COMP_CWORD == 1)); then\n"
          "    COMPREPLY=($(compgen -W '" +
@@ -57,7 +69,13 @@ std::string bash_completion() {
          "--help --version' -- \"$word\"))\n"
          "    return\n"
          "  fi\n"
-         "  case ${COMP_WORDS[1]} in\n" +
+         "  ((COMP_CWORD == 2)) && case $command in\n" +
+         group_cases +
+         "  esac\n"
+         "  case $command in " +
+         groups +
+         ") command+=\" ${COMP_WORDS[2]}\" ;; esac\n"
+         "  case $command in\n" +
          cases +
          "  esac\n"
          "}\n"

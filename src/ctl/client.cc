@@ -40,7 +40,7 @@ struct time_limit : rt::timer {
       self.which.shutdown();
     };
     rt::reactor& here = rt::reactor::current();
-    here.start_timer(*this, here.now_ns() + e.limit_ms * 1'000'000);
+    if (e.limit_ms != 0) here.start_timer(*this, here.now_ns() + e.limit_ms * 1'000'000);
   }
   ~time_limit() { rt::reactor::current().stop_timer(*this); }
   time_limit(const time_limit&) = delete;

@@ -14,9 +14,9 @@ namespace lbd::ctl {
 // What a call does after the answer.
 enum class after_answer { close, wait_for_end };
 
-// Sends `method` and waits for the answer, at most `limit_ms`. With wait_for_end it also waits
-// until the server closes the connection (a server that shuts down does so when it is done). Errors
-// name the socket; what the server refused comes as its own sentence.
+// Sends `method` and waits for the answer, at most `limit_ms` (0: as long as it takes). With
+// wait_for_end it also waits until the server closes the connection (a server that shuts down does
+// so when it is done). Errors name the socket; what the server refused comes as its own sentence.
 base::outcome<std::shared_ptr<const nlohmann::json>> call_server(const client_target& to,
                                                                  const std::string& method,
                                                                  const nlohmann::json& params,

@@ -63,6 +63,13 @@ struct serve_command {
   base::log_level log_level = base::log_level::warn;
 };
 
+struct daemon_command {
+  std::string socket;  // empty: LBD_SOCKET or the default place
+  std::string pid_file;
+  runtime_choice runtime;
+  base::log_level log_level = base::log_level::warn;
+};
+
 // Commands to a running server; an empty socket means: find it.
 struct client_target {
   std::string socket;
@@ -81,6 +88,45 @@ struct add_layer_command {
   client_target to;
   std::string file;
   std::string device;  // empty: the only one
+};
+
+// `lbd device VERB`: the device-mapper's verbs, asked of a daemon.
+enum class device_verb {
+  create,
+  load,
+  clear,
+  suspend,
+  resume,
+  rename,
+  remove,
+  message,
+  status,
+  table,
+  info,
+  list,
+  deps,
+  wait,
+  targets,
+};
+struct device_command {
+  client_target to;
+  device_verb verb = device_verb::list;
+  std::vector<std::string> names;  // devices; where the verb allows it none means all
+  bool json = false;
+  // create, load: the table as text, or a file with it ("-": standard input); create may do
+  // without.
+  std::optional<std::string> table_text;
+  std::string table_file;
+  bool no_table = false, read_only = false;
+  std::string uuid;                    // create, and rename: what it gets
+  std::optional<uint32_t> minor;       // create
+  std::string new_name;                // rename
+  bool no_flush = false;               // suspend, resume, status
+  bool deferred = false, all = false;  // remove
+  uint64_t sector = 0;                 // message
+  std::vector<std::string> words;
+  bool inactive = false, show_keys = false;  // queries
+  uint32_t event_number = 0;                 // wait
 };
 
 // Commands on files at rest.
@@ -102,9 +148,9 @@ struct print_command {
   std::string text;
 };
 
-using command =
-    std::variant<serve_command, ping_command, info_command, shutdown_command, add_layer_command,
-                 commit_command, flatten_command, map_command, print_command>;
+using command = std::variant<serve_command, daemon_command, device_command, ping_command,
+                             info_command, shutdown_command, add_layer_command, commit_command,
+                             flatten_command, map_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

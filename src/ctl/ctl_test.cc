@@ -198,21 +198,33 @@ class fake_server final : public management {
   bool stopped = false;
 };
 
+// Whoever asks in tests: it is always there, and takes no lines but answers.
+class test_peer final : public line_peer {
+ public:
+  bool notify(std::string) override { return false; }
+  void dismiss(std::string) override {}
+  bool is_gone() const override { return false; }
+  void on_end(std::function<void()>) override {}
+};
+
 class protocols : public testing::Test {
  protected:
+  protocols() { add_management_methods(methods_, server_); }
   line_reply ask(line_handler& handler, const std::string& line) {
     rt::runtime_options options;
     options.reactors = 1;
     options.how = rt::backend::threads;
     if (runtime_ == nullptr) runtime_ = *rt::runtime::start(options);
-    return runtime_->run_until(handler.handle(line));
+    return runtime_->run_until(handler.handle(line, nobody_));
   }
   nlohmann::json ask_rpc(const std::string& line) {
     return nlohmann::json::parse(ask(rpc_, line).text);
   }
   std::unique_ptr<rt::runtime> runtime_;
+  test_peer nobody_;
   fake_server server_;
-  rpc_handler rpc_{server_};
+  rpc_methods methods_;
+  rpc_handler rpc_{methods_};
   text_handler text_{server_};
 };
 

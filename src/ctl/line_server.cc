@@ -1,16 +1,100 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/line_server.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
+#include <deque>
 
 #include "base/log.h"
 #include "rt/buffer_pool.h"
 #include "wire/line/line_splitter.h"
 
 namespace lbd::ctl {
+
+// One client. Answers and notices are lines that never mix: whoever sends one holds the lock.
+class line_server::connection final : public line_peer {
+ public:
+  explicit connection(rt::socket s) : socket(std::move(s)) {
+    impatience_.owner = this;
+    impatience_.run = [](rt::timer& t) { static_cast<impatience&>(t).owner->socket.shutdown(); };
+  }
+  ~connection() override { rt::reactor::current().stop_timer(impatience_); }
+
+  bool notify(std::string line) override {
+    if (dismissed_ || notices_.size() >= most_notices) return false;
+    queue(std::move(line));
+    return true;
+  }
+
+  void dismiss(std::string last_line) override {
+    if (std::exchange(dismissed_, true)) return;
+    notices_.clear();
+    queue(std::move(last_line));
+    rt::reactor& here = rt::reactor::current();
+    here.start_timer(impatience_, here.now_ns() + last_line_ns);
+  }
+
+  bool is_gone() const override {
+    pollfd p{socket.fd(), 0, 0};
+    return ::poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
+  }
+
+  void on_end(std::function<void()> told) override { ended_ = std::move(told); }
+
+  rt::task<bool> send(std::string text) {
+    const auto held = co_await sending_.lock();
+    const auto sent = co_await socket.send_all(base::as_bytes(text));
+    co_return bool(sent);
+  }
+
+  // Nothing is sent or received any more. REQUIRES: no line is being handled.
+  rt::task<void> end() {
+    if (ended_) std::exchange(ended_, {})();
+    dismissed_ = true;
+    notices_.clear();
+    socket.shutdown();
+    if (busy_with_notices_) co_await notices_done_.wait();
+  }
+
+  rt::socket socket;
+  bool busy = false;
+
+ private:
+  static constexpr size_t most_notices = 1024;
+  static constexpr uint64_t last_line_ns = 5'000'000'000;
+  struct impatience : rt::timer {
+    connection* owner = nullptr;
+  };
+
+  void queue(std::string line) {
+    notices_.push_back(std::move(line));
+    if (std::exchange(busy_with_notices_, true)) return;
+    notices_done_.reset();
+    rt::spawn(send_notices());
+  }
+
+  rt::task<void> send_notices() {
+    bool good = true;
+    while (good && !notices_.empty()) {
+      std::string line = std::move(notices_.front());
+      notices_.pop_front();
+      good = co_await send(std::move(line));
+    }
+    // The reader sees it and ends the connection.
+    if (!good || dismissed_) socket.shutdown();
+    busy_with_notices_ = false;
+    notices_done_.set();
+  }
+
+  std::deque<std::string> notices_;
+  bool busy_with_notices_ = false, dismissed_ = false;
+  rt::event notices_done_;
+  rt::mutex sending_;
+  impatience impatience_;
+  std::function<void()> ended_;
+};
 
 line_server::line_server(line_handler& handler, std::string scope)
     : handler_(handler), scope_(std::move(scope)) {}
@@ -22,10 +106,16 @@ base::outcome<rt::socket_address> line_server::listen(const rt::socket_address& 
   const rt::socket_address bound = made.local_address();
   std::string unlink_path;
   if (address.is_unix()) unlink_path = address.text();
-  listeners_.push_back({std::move(made), std::move(unlink_path)});
+  accept_on(std::move(made), std::move(unlink_path));
+  return bound;
+}
+
+void line_server::adopt_listener(rt::socket made) { accept_on(std::move(made), {}); }
+
+void line_server::accept_on(rt::socket socket, std::string unlink_path) {
+  listeners_.push_back({std::move(socket), std::move(unlink_path)});
   ++running_;
   rt::spawn(accept_all(listeners_.back()));
-  return bound;
 }
 
 rt::task<void> line_server::accept_all(listener& from) {
@@ -40,19 +130,11 @@ rt::task<void> line_server::accept_all(listener& from) {
       continue;
     }
     if (connections_.size() >= most_connections) continue;
-    connections_.push_back({*std::move(accepted), false});
+    connections_.emplace_back(*std::move(accepted));
     ++running_;
     rt::spawn(serve(std::prev(connections_.end())));
   }
   gone();
-}
-
-rt::task<bool> line_server::answer(connection& c, line_reply reply) {
-  if (!reply.text.empty()) {
-    const auto sent = co_await c.socket.send_all(base::as_bytes(reply.text));
-    if (!sent) co_return false;
-  }
-  co_return !reply.close;
 }
 
 rt::task<void> line_server::serve(std::list<connection>::iterator at) {
@@ -67,15 +149,18 @@ rt::task<void> line_server::serve(std::list<connection>::iterator at) {
     while (go_on) {
       const auto line = lines.next();
       if (!line) break;
-      line_reply reply = co_await handler_.handle(std::string(*line));
-      go_on = co_await answer(*at, std::move(reply));
+      line_reply reply = co_await handler_.handle(std::string(*line), *at);
+      if (!reply.text.empty()) go_on = co_await at->send(std::move(reply.text));
+      go_on = go_on && !reply.close;
     }
     if (go_on && lines.too_long()) {
-      line_reply refusal{handler_.too_long(), true};
-      go_on = co_await answer(*at, std::move(refusal));
+      std::string refusal = handler_.too_long();
+      co_await at->send(std::move(refusal));
+      go_on = false;
     }
     at->busy = false;
   }
+  co_await at->end();
   connections_.erase(at);
   gone();
 }

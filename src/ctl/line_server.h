@@ -19,11 +19,27 @@ struct line_reply {
   bool close = false;  // the connection ends after it
 };
 
+// The other side of a connection, for handlers. Lives as long as the handling of its line; whoever
+// keeps it longer is told by on_end().
+class line_peer {
+ public:
+  virtual ~line_peer() = default;
+  // Sends a line (complete with its end) between answers. False when the peer is too slow: its
+  // queue is full, and the line was not taken.
+  virtual bool notify(std::string line) = 0;
+  // Lines that it has not taken yet go unsent; this is its last one, and the connection ends.
+  virtual void dismiss(std::string last_line) = 0;
+  // Whether the other side has closed its end altogether: nobody waits for an answer any more.
+  virtual bool is_gone() const = 0;
+  // Called once, when the connection ends. One at a time; an empty function: nothing.
+  virtual void on_end(std::function<void()> told) = 0;
+};
+
 class line_handler {
  public:
   virtual ~line_handler() = default;
   // A line without its end.
-  virtual rt::task<line_reply> handle(std::string line) = 0;
+  virtual rt::task<line_reply> handle(std::string line, line_peer& from) = 0;
   // The answer to a line of more than max_line_bytes(); the connection ends after it.
   virtual std::string too_long() = 0;
   virtual size_t max_line_bytes() const = 0;
@@ -38,24 +54,23 @@ class line_server {
 
   // Errors name the address and the remedy. A Unix socket gets mode 0600; stop() removes its file.
   base::outcome<rt::socket_address> listen(const rt::socket_address& address);
+  // The same with a listening socket made elsewhere (socket activation), whose file stays.
+  void adopt_listener(rt::socket made);
 
   // Requests that are being handled are answered, then every connection is closed.
   rt::task<void> stop();
 
  private:
-  static constexpr unsigned most_connections = 64;
+  class connection;
+  static constexpr unsigned most_connections = 256;
   static constexpr uint64_t stop_grace_ns = 2'000'000'000;
-  struct connection {
-    rt::socket socket;
-    bool busy = false;
-  };
   struct listener {
     rt::socket socket;
     std::string unlink_path;
   };
+  void accept_on(rt::socket socket, std::string unlink_path);
   rt::task<void> accept_all(listener& from);
   rt::task<void> serve(std::list<connection>::iterator at);
-  rt::task<bool> answer(connection& c, line_reply reply);
   void gone();
 
   line_handler& handler_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/client_commands.h"
 #include "ctl/commands.h"
+#include "ctl/daemon_command.h"
+#include "ctl/device_command.h"
 #include "ctl/offline.h"
 #include "ctl/say.h"
 #include "ctl/serve.h"
@@ -10,6 +12,8 @@ namespace {
 
 struct runner {
   int operator()(const serve_command& c) const { return run_serve(c); }
+  int operator()(const daemon_command& c) const { return run_daemon(c); }
+  int operator()(const device_command& c) const { return run_device(c); }
   int operator()(const ping_command& c) const { return run_ping(c); }
   int operator()(const info_command& c) const { return run_info(c); }
   int operator()(const shutdown_command& c) const { return run_shutdown(c); }

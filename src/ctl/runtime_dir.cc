@@ -41,8 +41,13 @@ bool owner_is_gone(const std::string& socket_name) {
 }  // namespace
 
 runtime_environment current_environment() {
-  return {from_environment("LBD_RUNTIME_DIR"), from_environment("XDG_RUNTIME_DIR"), ::geteuid(),
-          from_environment("LBD_SOCKET")};
+  return {from_environment("LBD_RUNTIME_DIR"),
+          from_environment("XDG_RUNTIME_DIR"),
+          ::geteuid(),
+          from_environment("LBD_SOCKET"),
+          from_environment("LBD_STATE_DIR"),
+          from_environment("XDG_STATE_HOME"),
+          from_environment("HOME")};
 }
 
 std::string runtime_dir(const runtime_environment& env) {
@@ -68,6 +73,42 @@ base::outcome<void> check_runtime_dir(const std::string& dir, uid_t uid) {
                                    " must belong to you alone (chmod 700, owner you) to hold "
                                    "management sockets; or give another place with --socket"};
   return {};
+}
+
+std::string state_dir(const runtime_environment& env) {
+  if (!env.state_override.empty()) return env.state_override;
+  if (!env.override_dir.empty()) return env.override_dir;
+  if (env.uid == 0) return "/var/lib/lbd";
+  if (!env.xdg_state_home.empty()) return env.xdg_state_home + "/lbd";
+  if (!env.home.empty()) return env.home + "/.local/state/lbd";
+  return runtime_dir(env);
+}
+
+base::outcome<void> prepare_state_dir(const std::string& dir) {
+  std::error_code error;
+  const auto above = std::filesystem::path(dir).parent_path();
+  if (!above.empty()) std::filesystem::create_directories(above, error);
+  if (!error && ::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST)
+    error = {errno, std::generic_category()};
+  if (!error) return {};
+  const auto code = static_cast<errc>(error.value());
+  return failure{code, "cannot make " + dir + " for the daemon's state: " + base::to_string(code) +
+                           " (give another place with LBD_STATE_DIR)"};
+}
+
+std::string daemon_socket_path(const std::string& dir) { return dir + "/lbd.sock"; }
+
+base::outcome<std::string> find_daemon_socket(const std::string& given) {
+  if (!given.empty()) return given;
+  const runtime_environment env = current_environment();
+  if (!env.socket.empty()) return env.socket;
+  const std::string dir = runtime_dir(env);
+  const auto checked = check_runtime_dir(dir, env.uid);
+  if (!checked && checked.error().code != errc::noent) return checked.error();
+  const std::string path = daemon_socket_path(dir);
+  if (socket_lives(path)) return path;
+  return failure{errc::noent, "no daemon runs here (looked for " + path +
+                                  "): start one with lbd daemon, or name its socket with --socket"};
 }
 
 std::string serve_socket_path(const std::string& dir, pid_t pid) {

@@ -17,7 +17,10 @@ struct runtime_environment {
   std::string override_dir;     // LBD_RUNTIME_DIR
   std::string xdg_runtime_dir;  // XDG_RUNTIME_DIR
   uid_t uid = 0;
-  std::string socket{};  // LBD_SOCKET
+  std::string socket{};          // LBD_SOCKET
+  std::string state_override{};  // LBD_STATE_DIR
+  std::string xdg_state_home{};  // XDG_STATE_HOME
+  std::string home{};            // HOME
 };
 runtime_environment current_environment();
 
@@ -32,6 +35,15 @@ base::outcome<void> prepare_runtime_dir(const std::string& dir, uid_t uid);
 // folder and the remedy; noent: there is none.
 base::outcome<void> check_runtime_dir(const std::string& dir, uid_t uid);
 
+// What outlives a restart: LBD_STATE_DIR or LBD_RUNTIME_DIR if set; for root /var/lib/lbd;
+// otherwise $XDG_STATE_HOME/lbd or ~/.local/state/lbd, or the runtime folder where there is no
+// home.
+std::string state_dir(const runtime_environment& env);
+
+// Makes the folder, and those above it, if it is missing (mode 0700). Errors name it and the
+// remedy.
+base::outcome<void> prepare_state_dir(const std::string& dir);
+
 // "DIR/serve-PID.sock".
 std::string serve_socket_path(const std::string& dir, pid_t pid);
 
@@ -43,6 +55,13 @@ std::vector<std::string> living_sockets(const std::string& dir,
 // The socket a command means: `given`, LBD_SOCKET, or the only living one of the folder, which must
 // pass check_runtime_dir(). Errors say where nothing runs, or list what does.
 base::outcome<std::string> find_socket(const std::string& given);
+
+// The socket of the daemon: "DIR/lbd.sock".
+std::string daemon_socket_path(const std::string& dir);
+
+// The socket of the daemon that a command means: `given`, LBD_SOCKET, or that of the runtime
+// folder, which must pass check_runtime_dir(). Errors say where nothing runs.
+base::outcome<std::string> find_daemon_socket(const std::string& given);
 
 // Whether somebody accepts connections at a Unix socket path (does not wait).
 bool socket_lives(const std::string& path);

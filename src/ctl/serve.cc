@@ -37,7 +37,9 @@ class serving final : public management {
         signals_(signals),
         nbd_(runtime),
         started_ns_(rt::reactor::current().now_ns()),
-        patience_end_ns_(started_ns_ + patience_ns) {}
+        patience_end_ns_(started_ns_ + patience_ns) {
+    add_management_methods(methods_, *this);
+  }
 
   // Opens and listens, serves until asked to stop, closes everything. The first failure is
   // returned.
@@ -75,7 +77,8 @@ class serving final : public management {
   static constexpr uint64_t patience_ns = 1'000'000'000;
   const uint64_t started_ns_, patience_end_ns_;
   std::vector<std::unique_ptr<served_stack>> stacks_;
-  rpc_handler rpc_{*this};
+  rpc_methods methods_;
+  rpc_handler rpc_{methods_};
   text_handler text_{*this};
   line_server control_{rpc_, "control"};
   line_server admin_{text_, "admin"};

@@ -58,8 +58,9 @@ bool exists(const std::string& path) {
 // Opens one kind of source each. A named object: coroutines must not be capturing lambdas.
 class opener {
  public:
-  opener(rt::runtime& runtime, bool writable, const std::atomic<bool>* abandoned)
-      : runtime_(runtime), writable_(writable), abandoned_(abandoned) {}
+  // `lock_files` as in store::file_options.
+  opener(rt::runtime& runtime, bool writable, bool lock_files, const std::atomic<bool>* abandoned)
+      : runtime_(runtime), writable_(writable), lock_files_(lock_files), abandoned_(abandoned) {}
 
   rt::task<outcome<open_layer>> open(uri::source from) {
     if (const auto* file = std::get_if<uri::file_source>(&from)) co_return open_file(*file);
@@ -79,7 +80,7 @@ class opener {
 
  private:
   outcome<open_layer> open_file(const uri::file_source& from) {
-    const store::file_options options{writable_, from.direct};
+    const store::file_options options{writable_, from.direct, lock_files_};
     TRY(auto device, store::open_file_store(rt::os_files(), from.path, options));
     open_layer out;
     out.kind = "flat";
@@ -136,7 +137,7 @@ class opener {
   }
 
   rt::runtime& runtime_;
-  const bool writable_;
+  const bool writable_, lock_files_;
   const std::atomic<bool>* const abandoned_;
 };
 
@@ -153,7 +154,7 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
   if (!source) co_return at_layer(spec, source.error());
   // An image named as a source is somebody else's: never written.
   const bool foreign = std::holds_alternative<uri::qcow2_source>(*source) && !is_change_file;
-  opener with(runtime, writable && !foreign, abandoned);
+  opener with(runtime, writable && !foreign, true, abandoned);
   auto opened = co_await with.open(*std::move(source));
   if (!opened) {
     failure why = opened.error();
@@ -267,7 +268,13 @@ const char* to_option(layer_option how) noexcept {
 }
 
 base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path) {
-  return store::open_file_store(rt::os_files(), path, store::file_options{true, false});
+  return store::open_file_store(rt::os_files(), path, store::file_options{true, false, true});
+}
+
+rt::task<outcome<open_layer>> open_source(rt::runtime& runtime, uri::source from, bool writable,
+                                          bool locked) {
+  opener with(runtime, writable, !locked, nullptr);
+  co_return co_await with.open(std::move(from));
 }
 
 std::string to_text(const layer_spec& spec) {

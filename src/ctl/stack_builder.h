@@ -17,6 +17,7 @@
 #include "store/nbd/nbd.h"
 #include "store/qcow2/change_file.h"
 #include "target/overlay/overlay.h"
+#include "wire/uri/uri.h"
 
 namespace lbd::ctl {
 
@@ -57,6 +58,11 @@ struct open_mode {
 // remedy; nothing stays open then.
 rt::task<base::outcome<open_layers>> open_stack(rt::runtime& runtime, const stack_spec& spec,
                                                 open_mode mode);
+
+// Any source but a qcow2 image, by itself. `locked`: the caller holds a file's lock already. Errors
+// name the source and the remedy.
+rt::task<base::outcome<open_layer>> open_source(rt::runtime& runtime, uri::source from,
+                                                bool writable, bool locked);
 
 // A flat file or block device, locked for writing. Errors name the path and the remedy.
 base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path);

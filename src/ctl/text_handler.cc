@@ -4,7 +4,7 @@
 
 namespace lbd::ctl {
 
-rt::task<line_reply> text_handler::handle(std::string line) {
+rt::task<line_reply> text_handler::handle(std::string line, line_peer& /*from*/) {
   const auto request = text::parse_request(line);
   if (!request) co_return line_reply{text::error_reply(request.error().message), true};
   switch (request->what) {

@@ -143,14 +143,22 @@ void device_manager::raise_event(entry& e, std::vector<std::string> variables) {
 }
 
 task<outcome<device_state>> device_manager::wait(device_key key, uint32_t event_number) {
+  waiting for_ever;
+  co_return co_await wait(std::move(key), event_number, for_ever);
+}
+
+task<outcome<device_state>> device_manager::wait(device_key key, uint32_t event_number,
+                                                 waiting& how) {
   auto found = find(key);
   if (!found) co_return found.error();
   const entry_ptr e = *std::move(found);
-  while (e->event_number == event_number && !e->gone) {
-    rt::event happened;
-    e->waiters.push_back(&happened);
-    co_await happened.wait();
+  while (e->event_number == event_number && !e->gone && !how.canceled_) {
+    how.happened_.reset();
+    e->waiters.push_back(&how.happened_);
+    co_await how.happened_.wait();
+    std::erase(e->waiters, &how.happened_);
   }
+  if (how.canceled_) co_return failure{errc::canceled, "the wait was given up"};
   co_return state_of(*e);
 }
 

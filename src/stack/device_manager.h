@@ -28,6 +28,9 @@ struct table_line {
   uint64_t length_sectors = 0;
   std::string type;
   std::string args;  // or, in answers, the status or table text
+  // How the devices among the arguments are looked up; not part of answers.
+  std::string directory{};  // where relative paths begin; empty: they are refused
+  bool names = false;       // a mapped device may be named without /dev/mapper/
 };
 
 // Where devices named in tables come from when they are not mapped devices: files, URIs, numbers.
@@ -36,6 +39,10 @@ class source_opener {
   virtual ~source_opener() = default;
   // Errors: nodev (no such path), ENXIO (no such number), busy, access.
   virtual rt::task<base::outcome<block::opened_device>> open(std::string source, bool writable) = 0;
+  // The source with the paths in it made absolute; as it is where it holds none.
+  virtual std::string absolute(std::string source, const std::string& /*directory*/) {
+    return source;
+  }
 };
 
 struct device_state {
@@ -57,6 +64,21 @@ struct device_event {
 
 struct suspend_options {
   bool no_flush = false;
+};
+
+// A wait() that may be given up: by cancel(), or by its owner's end.
+class waiting {
+ public:
+  void cancel() {
+    canceled_ = true;
+    happened_.set();
+  }
+  bool is_canceled() const noexcept { return canceled_; }
+
+ private:
+  friend class device_manager;
+  bool canceled_ = false;
+  rt::event happened_;
 };
 
 // Names a device by exactly one of them.
@@ -102,8 +124,11 @@ class device_manager {
                                                           bool inactive);
   // The last opened first, as the kernel lists them.
   base::outcome<std::vector<device_number>> deps(device_key key, bool inactive) const;
-  // Returns when the event number differs from `event_number`, or the device goes.
+  // Returns when the event number differs from `event_number`, or the device goes. Errors: ENXIO,
+  // canceled.
   rt::task<base::outcome<device_state>> wait(device_key key, uint32_t event_number);
+  // `how` outlives the call.
+  rt::task<base::outcome<device_state>> wait(device_key key, uint32_t event_number, waiting& how);
 
   // The device for an export or another table; counts as open as long as the pointer lives. Errors:
   // ENXIO (there is none, or it has no table yet).

@@ -93,6 +93,8 @@ class device_manager::context final : public block::target_context {
         entry_(std::move(e)),
         begin_(l.start_sector),
         length_(l.length_sectors),
+        directory_(l.directory),
+        names_(l.names),
         read_only_(read_only),
         areas_(areas) {}
 
@@ -106,6 +108,9 @@ class device_manager::context final : public block::target_context {
     for (const auto& [name, e] : manager_.by_name_)
       if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
         co_return manager_.open(device_key{name, {}, {}});
+    if (names_ && manager_.by_name_.contains(source))
+      co_return manager_.open(device_key{source, {}, {}});
+    if (!directory_.empty()) source = manager_.sources_.absolute(std::move(source), directory_);
     co_return co_await manager_.sources_.open(std::move(source), !read_only_);
   }
 
@@ -142,6 +147,8 @@ class device_manager::context final : public block::target_context {
   device_manager& manager_;
   entry_ptr entry_;
   const uint64_t begin_, length_;
+  const std::string directory_;
+  const bool names_;
   const bool read_only_;
   std::vector<live_table::area>& areas_;
 };

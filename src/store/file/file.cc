@@ -111,7 +111,7 @@ base::outcome<std::unique_ptr<block::block_device>> open_file_store(rt::file_sys
   how.writable = options.writable;
   how.direct = options.direct;
   TRY(std::unique_ptr<rt::file> file, files.open(path, how));
-  CHECK(block::lock_image(*file, options.writable));
+  if (options.lock) CHECK(block::lock_image(*file, options.writable));
   const rt::file_info& info = file->info();
   if (!options.direct || info.direct_align_bytes <= 1)
     return std::unique_ptr<block::block_device>(

@@ -15,6 +15,8 @@ struct file_options {
   // O_DIRECT: past the page cache. Requests that the disk cannot take as they are go through an
   // aligned buffer.
   bool direct = false;
+  // False: the caller holds the file's lock by another descriptor (block/image_lock.h).
+  bool lock = true;
 };
 
 // Opens on the calling reactor, which becomes the home of unaligned direct writes, and locks the

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT
+// The parts of the daemon, each in files of its own.
+#include "ctl/daemon.h"
+
+namespace lbd::ctl {
+
+void add_parts(daemon& to) { add_device_methods(to); }
+
+}  // namespace lbd::ctl

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include "ctl/device_params.h"
+
+#include <nlohmann/json.hpp>
+
+#include "ctl/table_text.h"
+
+namespace lbd::ctl {
+
+stack::device_key read_key(rpc_params& from) {
+  stack::device_key key;
+  key.name = from.text("name");
+  key.uuid = from.text("uuid");
+  const std::string number = from.text("number");
+  if (!number.empty()) {
+    const size_t colon = std::min(number.find(':'), number.size());
+    const auto major = block::parse_u32(std::string_view(number).substr(0, colon));
+    const auto minor =
+        block::parse_u32(std::string_view(number).substr(std::min(colon + 1, number.size())));
+    if (major && minor)
+      key.number = block::device_number{*major, *minor};
+    else
+      from.refuse("number must be of the form MAJOR:MINOR");
+  }
+  const int given = int(!key.name.empty()) + int(!key.uuid.empty()) + int(!number.empty());
+  if (given != 1) from.refuse("give exactly one of name, uuid and number");
+  return key;
+}
+
+table_params read_table(rpc_params& from) {
+  table_params out;
+  out.read_only = from.flag("read_only");
+  const std::string directory = from.text("directory");
+  if (!directory.empty() && !directory.starts_with('/'))
+    from.refuse("directory must be an absolute path");
+  auto lines = parse_table(from.text("table"), false);
+  if (lines)
+    out.lines = *std::move(lines);
+  else
+    from.refuse(lines.error().message);
+  for (stack::table_line& l : out.lines) {
+    l.directory = directory;
+    l.names = true;
+  }
+  return out;
+}
+
+nlohmann::json to_json(const stack::device_state& s) {
+  return {{"name", s.name},
+          {"uuid", s.uuid},
+          {"major", s.number.major},
+          {"minor", s.number.minor},
+          {"suspended", s.suspended},
+          {"read_only", s.read_only},
+          {"deferred_remove", s.deferred_remove},
+          {"live", s.has_live},
+          {"inactive", s.has_inactive},
+          {"open_count", s.open_count},
+          {"event_number", s.event_number},
+          {"target_count", s.target_count},
+          {"size_bytes", s.size_bytes}};
+}
+
+}  // namespace lbd::ctl
