@@ -109,6 +109,54 @@ TEST(walk, a_stack_deeper_than_a_path_still_works) {
   EXPECT_EQ(all.back()->last, errc::nospc);
 }
 
+// Sends requests to the first of its children that has not failed yet.
+class failing_over_device final : public block_device, crossing {
+ public:
+  explicit failing_over_device(std::vector<bytes_device*> below) : below_(std::move(below)) {}
+  const block::limits& limits() const noexcept override { return below_[0]->limits(); }
+  task<result<void>> read(uint64_t, segments, io_opts) override {
+    co_return io_error{errc::not_connected, 0};
+  }
+  task<result<void>> write(uint64_t, segments, io_opts) override {
+    co_return io_error{errc::not_connected, 0};
+  }
+  task<result<void>> flush(io_opts) override { co_return result<void>{}; }
+  routed route(op, uint64_t o, uint64_t, path& way) noexcept override {
+    if (at == below_.size()) return {};
+    way.push(*this, at);
+    return {below_[at], o};
+  }
+  size_t at = 0;
+
+ private:
+  void leave(uint64_t, errc) noexcept override {}
+  bool again(uint64_t cookie, errc) noexcept override {
+    at = cookie + 1;
+    return true;
+  }
+  std::vector<bytes_device*> below_;
+};
+
+TEST(walk, a_failed_request_goes_another_way_and_nobody_above_sees_it) {
+  auto rt = *rt::runtime::start({.reactors = 1});
+  bytes_device first(8192), second(8192);
+  failing_over_device either({&first, &second});
+  shifting_device top(either, 512);
+  const std::string text = "sent twice";
+  const segment_list s(base::as_bytes(text));
+  first.failing = true;
+  ASSERT_TRUE(rt->run_until(write(top, 0, s.view(), {})));
+  EXPECT_EQ(base::as_text(second.borrow(512, text.size()).bytes), text);
+  EXPECT_EQ(top.last, errc::ok);
+  EXPECT_EQ(top.inside, 0);
+  EXPECT_EQ(either.at, 1u);
+  second.failing = true;
+  const auto r = rt->run_until(write(top, 0, s.view(), {}));
+  EXPECT_EQ(base::code_of(r), errc::not_connected) << "no way is left";
+  EXPECT_EQ(top.last, errc::not_connected);
+  EXPECT_EQ(top.inside, 0);
+}
+
 TEST(default_operations, are_safe) {
   auto rt = *rt::runtime::start({.reactors = 1});
   bytes_device d(8192);

@@ -44,20 +44,22 @@ task<result<void>> block_device::extents(uint64_t, uint64_t length, extent_list&
 }
 
 task<result<void>> read(block_device& from, uint64_t offset, segments to, io_opts io) {
-  path way;
-  const place at = walk(from, op::read, offset, total_bytes(to), way);
-  auto r = co_await at.device->read(at.offset, to, io);
-  way.leave(base::code_of(r));
-  co_return r;
+  for (;;) {
+    path way;
+    const place at = walk(from, op::read, offset, total_bytes(to), way);
+    auto r = co_await at.device->read(at.offset, to, io);
+    if (!way.leave_for_retry(base::code_of(r))) co_return r;
+  }
 }
 
 task<result<void>> write(block_device& to, uint64_t offset, segments from, io_opts io) {
   if (io.fua()) co_return co_await to.write(offset, from, io);
-  path way;
-  const place at = walk(to, op::write, offset, total_bytes(from), way);
-  auto r = co_await at.device->write(at.offset, from, io);
-  way.leave(base::code_of(r));
-  co_return r;
+  for (;;) {
+    path way;
+    const place at = walk(to, op::write, offset, total_bytes(from), way);
+    auto r = co_await at.device->write(at.offset, from, io);
+    if (!way.leave_for_retry(base::code_of(r))) co_return r;
+  }
 }
 
 result<void> check_range(const limits& l, uint64_t offset, uint64_t length) noexcept {

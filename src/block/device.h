@@ -100,6 +100,9 @@ class crossing {
  public:
   // `cookie` is what the device pushed; `code` is errc::ok or the request's error.
   virtual void leave(uint64_t cookie, errc code) noexcept = 0;
+  // Asked before leave() when a request has failed that can be sent once more: true when it would
+  // take another way, because the device has marked the one that failed, or waits for a new table.
+  virtual bool again(uint64_t /*cookie*/, errc /*code*/) noexcept { return false; }
 
  protected:
   ~crossing() = default;
@@ -122,6 +125,21 @@ class path {
       const entry& e = entries_[--count_];
       e.who->leave(e.cookie, code);
     }
+  }
+  // Leaves the path of a request that can be sent once more. True: it failed, but is to be walked
+  // and sent again from where this walk began. What lies above the device that says so sees no
+  // failure.
+  [[nodiscard]] bool leave_for_retry(errc code) noexcept {
+    bool retry = false;
+    while (count_ > 0) {
+      const entry& e = entries_[--count_];
+      const bool asked = code != errc::ok && e.who->again(e.cookie, code);
+      e.who->leave(e.cookie, code);
+      if (!asked) continue;
+      retry = true;
+      code = errc::ok;
+    }
+    return retry;
   }
   // Takes back the newest crossings down to `count` (a route that could not be taken after all).
   void unwind(unsigned count) noexcept {
@@ -198,7 +216,8 @@ struct place {
 };
 
 // Follows route() until a device serves the request itself. The caller leaves `way` when the
-// request has completed. No coroutine, no allocation.
+// request has completed, by leave_for_retry() unless it cannot send it again. No coroutine, no
+// allocation.
 inline place walk(block_device& top, op what, uint64_t offset, uint64_t length,
                   path& way) noexcept {
   place at{&top, offset};
@@ -210,7 +229,8 @@ inline place walk(block_device& top, op what, uint64_t offset, uint64_t length,
   return at;
 }
 
-// walk() and the coroutine operation of the device it leads to; leaves the path. What targets use
+// walk() and the coroutine operation of the device it leads to, again where a crossing asks for
+// it; leaves the path. What targets use
 // for their children and exports for what cannot be lent. A FUA write is not walked: it goes to
 // `to`.
 task<result<void>> read(block_device& from, uint64_t offset, segments to, io_opts io);

@@ -67,7 +67,8 @@ void device::count_end(uint64_t cookie, errc code) noexcept {
   rt::reactor& here = rt::reactor::current();
   const auto what = static_cast<op>(cookie & ((1u << op_bits) - 1));
   const uint64_t started = cookie >> op_bits;
-  counters_.finished(here.index(), what, here.now_ns() - started, code != errc::ok);
+  const bool failed = code != errc::ok && !again(cookie, code);
+  counters_.finished(here.index(), what, here.now_ns() - started, failed);
 }
 
 // The end of a routed request.
@@ -76,8 +77,30 @@ void device::leave(uint64_t cookie, errc code) noexcept {
   gate_.leave();
 }
 
+bool device::again(uint64_t, errc code) noexcept {
+  return code == errc::again && keeping_.load(std::memory_order_acquire);
+}
+
+void device::keep_given_back() {
+  kept_go_.reset();
+  keeping_.store(true, std::memory_order_release);
+}
+
+task<bool> device::resumed_here() {
+  if (!keeping_.load(std::memory_order_relaxed)) co_return false;
+  co_await kept_go_.wait();
+  co_return true;
+}
+
+task<bool> device::given_back(errc code) {
+  if (code != errc::again || !keeping_.load(std::memory_order_acquire)) co_return false;
+  auto wait = [this] { return resumed_here(); };
+  co_return co_await rt::call_on(runtime_.at(0), wait);
+}
+
 block::routed device::route(op what, uint64_t offset, uint64_t length, block::path& way) noexcept {
-  if (!gate_.try_enter()) return {};
+  // What may be given back has to be kept by a coroutine.
+  if (keeping_.load(std::memory_order_relaxed) || !gate_.try_enter()) return {};
   const table::segment* s = live_->find(offset);
   if (s == nullptr || length > s->end() - offset || !live_->serves(offset, length)) {
     gate_.leave();
@@ -126,16 +149,21 @@ task<result<void>> device::read_inside(uint64_t offset, segments to, io_opts io)
 }
 
 task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
-  co_await gate_.enter();
   const uint64_t length = block::total_bytes(to);
-  visit here(*this, op::read, length);
-  result<void> r;
-  if (live_->serves(offset, length))
-    r = co_await read_inside(offset, to, io);
-  else
-    r = co_await read_partial(offset, to, io);
-  here.code = base::code_of(r);
-  co_return r;
+  for (;;) {
+    co_await gate_.enter();
+    result<void> r;
+    {
+      visit here(*this, op::read, length);
+      if (live_->serves(offset, length))
+        r = co_await read_inside(offset, to, io);
+      else
+        r = co_await read_partial(offset, to, io);
+      here.code = base::code_of(r);
+    }
+    if (r) co_return r;
+    if (!co_await given_back(r.error().code)) co_return r;
+  }
 }
 
 task<result<void>> device::write_inside(uint64_t offset, segments from, io_opts io) {
@@ -147,16 +175,21 @@ task<result<void>> device::write_inside(uint64_t offset, segments from, io_opts 
 }
 
 task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
-  co_await gate_.enter();
   const uint64_t length = block::total_bytes(from);
-  if (!live_->serves(offset, length)) {
-    gate_.leave();
-    co_return co_await write_partial(offset, from, io);
+  for (;;) {
+    co_await gate_.enter();
+    result<void> r;
+    if (!live_->serves(offset, length)) {
+      gate_.leave();
+      r = co_await write_partial(offset, from, io);
+    } else {
+      visit here(*this, op::write, length);
+      r = co_await write_inside(offset, from, io);
+      here.code = base::code_of(r);
+    }
+    if (r) co_return r;
+    if (!co_await given_back(r.error().code)) co_return r;
   }
-  visit here(*this, op::write, length);
-  const auto r = co_await write_inside(offset, from, io);
-  here.code = base::code_of(r);
-  co_return r;
 }
 
 task<result<void>> device::flush_targets(io_opts io) {
@@ -173,11 +206,17 @@ task<result<void>> device::flush_targets(io_opts io) {
 }
 
 task<result<void>> device::flush(io_opts io) {
-  co_await gate_.enter();
-  visit here(*this, op::flush, 0);
-  const auto r = co_await flush_targets(io);
-  here.code = base::code_of(r);
-  co_return r;
+  for (;;) {
+    co_await gate_.enter();
+    result<void> r;
+    {
+      visit here(*this, op::flush, 0);
+      r = co_await flush_targets(io);
+      here.code = base::code_of(r);
+    }
+    if (r) co_return r;
+    if (!co_await given_back(r.error().code)) co_return r;
+  }
 }
 
 task<result<void>> device::discard_inside(uint64_t offset, uint64_t length, io_opts io) {
@@ -187,17 +226,22 @@ task<result<void>> device::discard_inside(uint64_t offset, uint64_t length, io_o
 
 // Parts of units at the ends are not discarded.
 task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io) {
-  co_await gate_.enter();
-  visit here(*this, op::discard, length);
-  uint64_t begin = offset, end = offset + length;
-  if (!live_->serves(offset, length)) {
-    begin = base::round_up(begin, live_->unit_bytes());
-    end = base::round_down(end, live_->unit_bytes());
+  for (;;) {
+    co_await gate_.enter();
+    result<void> r;
+    {
+      visit here(*this, op::discard, length);
+      uint64_t begin = offset, end = offset + length;
+      if (!live_->serves(offset, length)) {
+        begin = base::round_up(begin, live_->unit_bytes());
+        end = base::round_down(end, live_->unit_bytes());
+      }
+      if (begin < end) r = co_await discard_inside(begin, end - begin, io);
+      here.code = base::code_of(r);
+    }
+    if (r) co_return r;
+    if (!co_await given_back(r.error().code)) co_return r;
   }
-  result<void> r;
-  if (begin < end) r = co_await discard_inside(begin, end - begin, io);
-  here.code = base::code_of(r);
-  co_return r;
 }
 
 task<result<void>> device::zero_inside(uint64_t offset, uint64_t length, io_opts io) {
@@ -206,15 +250,20 @@ task<result<void>> device::zero_inside(uint64_t offset, uint64_t length, io_opts
 }
 
 task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opts io) {
-  co_await gate_.enter();
-  if (!live_->serves(offset, length)) {
-    gate_.leave();
-    co_return co_await zero_partial(offset, length, io);
+  for (;;) {
+    co_await gate_.enter();
+    result<void> r;
+    if (!live_->serves(offset, length)) {
+      gate_.leave();
+      r = co_await zero_partial(offset, length, io);
+    } else {
+      visit here(*this, op::write_zeroes, length);
+      r = co_await zero_inside(offset, length, io);
+      here.code = base::code_of(r);
+    }
+    if (r) co_return r;
+    if (!co_await given_back(r.error().code)) co_return r;
   }
-  visit here(*this, op::write_zeroes, length);
-  const auto r = co_await zero_inside(offset, length, io);
-  here.code = base::code_of(r);
-  co_return r;
 }
 
 task<result<void>> device::extents_inside(uint64_t offset, uint64_t length, block::extent_list& out,
@@ -233,15 +282,22 @@ task<result<void>> device::extents_inside(uint64_t offset, uint64_t length, bloc
 
 task<result<void>> device::extents(uint64_t offset, uint64_t length, block::extent_list& out,
                                    io_opts io) {
-  co_await gate_.enter();
-  visit here(*this, op::extents, length);
-  result<void> r;
-  if (live_->serves(offset, length))
-    r = co_await extents_inside(offset, length, out, io);
-  else
-    r = co_await extents_partial(offset, length, out, io);
-  here.code = base::code_of(r);
-  co_return r;
+  const uint64_t before = out.total_bytes();
+  for (;;) {
+    co_await gate_.enter();
+    result<void> r;
+    {
+      visit here(*this, op::extents, length);
+      if (live_->serves(offset, length))
+        r = co_await extents_inside(offset, length, out, io);
+      else
+        r = co_await extents_partial(offset, length, out, io);
+      here.code = base::code_of(r);
+    }
+    // What has been told already is not told twice.
+    if (r || out.total_bytes() != before) co_return r;
+    if (!co_await given_back(r.error().code)) co_return r;
+  }
 }
 
 task<result<void>> device::suspend(bool flush) {
@@ -259,6 +315,8 @@ task<void> device::resume() {
   if (!suspended_) co_return;
   suspended_ = false;
   co_await gate_.open();
+  keeping_.store(false, std::memory_order_release);
+  kept_go_.set();
 }
 
 task<base::outcome<void>> device::replace_table(builder build) {

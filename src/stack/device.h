@@ -46,6 +46,9 @@ class device final : public block::block_device, private block::crossing {
 
   // Control. All on reactor 0, one after the other (a lock inside sees to it).
 
+  // From now on until the next resume(), requests that a target gives back with errc::again wait
+  // for that and are sent again. Before a suspension in which targets may do so.
+  void keep_given_back();
   // Waits for the requests in flight and holds new ones. With `flush` the targets are flushed while
   // nothing runs; its failure is returned, the device is suspended all the same.
   rt::task<base::result<void>> suspend(bool flush);
@@ -69,6 +72,10 @@ class device final : public block::block_device, private block::crossing {
  private:
   class visit;
   void leave(uint64_t cookie, base::errc code) noexcept override;
+  bool again(uint64_t cookie, base::errc code) noexcept override;
+  // Whether a request that ended so is to be sent again; then it has waited until it can be.
+  rt::task<bool> given_back(base::errc code);
+  rt::task<bool> resumed_here();
   void count_start(block::op what, uint64_t bytes, uint64_t& cookie) noexcept;
   void count_end(uint64_t cookie, base::errc code) noexcept;
   rt::task<base::result<void>> flush_targets(block::io_opts io);
@@ -108,6 +115,8 @@ class device final : public block::block_device, private block::crossing {
   device_counters counters_;
   rt::mutex control_;
   bool suspended_ = false;
+  std::atomic<bool> keeping_{false};  // written on reactor 0
+  rt::event kept_go_;                 // reactor 0
   std::function<void(uint64_t)> resized_;
 };
 

@@ -135,7 +135,10 @@ void device_manager::tell(const entry& e, const char* action, std::vector<std::s
 
 void device_manager::raise_event(entry& e, std::vector<std::string> variables) {
   if (!variables.empty()) {
-    variables.push_back("DM_SEQNUM=" + std::to_string(++e.event_sequence));
+    // As the kernel orders them: behind DM_TARGET and DM_ACTION.
+    const size_t at = std::min<size_t>(variables.size(), 2);
+    variables.insert(variables.begin() + static_cast<std::ptrdiff_t>(at),
+                     "DM_SEQNUM=" + std::to_string(++e.event_sequence));
     tell(e, "change", std::move(variables));
   }
   ++e.event_number;

@@ -296,6 +296,7 @@ task<outcome<device_state>> device_manager::clear(device_key key) {
 
 task<void> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
   if (e->suspended) co_return;
+  if (how.no_flush) e->core.keep_given_back();
   if (e->live)
     for (const auto& l : e->live->lines) co_await l.target->presuspend(how.no_flush);
   (void)co_await e->core.suspend(false);

@@ -105,6 +105,67 @@ TEST_F(stack_device, targets_get_whole_units_whatever_is_asked) {
   EXPECT_EQ(runs.total_bytes(), 5000u);
 }
 
+// Gives every request back.
+class giving_back final : public block::block_device {
+ public:
+  const block::limits& limits() const noexcept override { return limits_; }
+  task<result<void>> read(uint64_t, rt::segments, block::io_opts) override { return answer(); }
+  task<result<void>> write(uint64_t, rt::segments, block::io_opts) override { return answer(); }
+  task<result<void>> flush(block::io_opts) override { return answer(); }
+  task<result<void>> discard(uint64_t, uint64_t, block::io_opts) override { return answer(); }
+  task<result<void>> write_zeroes(uint64_t, uint64_t, block::io_opts) override { return answer(); }
+  int asked = 0;
+
+ private:
+  task<result<void>> answer() {
+    ++asked;
+    co_return base::io_error{base::errc::again, 0};
+  }
+  const block::limits limits_{.size_bytes = 1 << 20};
+};
+
+TEST_F(stack_device, requests_that_a_target_gives_back_wait_for_the_next_table) {
+  const auto old = std::make_shared<giving_back>();
+  device d(*rt_, "d", table::whole(old));
+  EXPECT_FALSE(write(d, 0, "nobody keeps it"));
+  EXPECT_EQ(old->asked, 1);
+
+  d.keep_given_back();
+  std::string text = "kept", seen(4, '?');
+  const iovec from{text.data(), 4}, to{seen.data(), 4};
+  int done = 0;
+  const auto note = [](task<result<void>> t, int& count) -> task<void> {
+    const auto r = co_await t;
+    if (r) ++count;
+  };
+  rt::reactor::scope here(rt_->at(0));
+  rt::spawn(note(block::write(d, 4096, rt::segments(&from, 1), {}), done));
+  rt::spawn(note(d.write(8191, rt::segments(&from, 1), {}), done));
+  rt::spawn(note(d.flush({}), done));
+  rt::spawn(note(d.discard(0, 512, {}), done));
+  rt::spawn(note(d.write_zeroes(512, 512, {}), done));
+  rt_->at(0).turn(0);
+  EXPECT_EQ(old->asked, 6) << "each of them once";
+  ASSERT_TRUE(rt_->run_until(d.suspend(false)));
+  rt::spawn(note(d.read(1 << 19, rt::segments(&to, 1), {}), done));
+  rt_->at(0).turn(0);
+  EXPECT_EQ(old->asked, 6);
+  EXPECT_EQ(done, 0);
+  const auto next = memory(1 << 20);
+  device::builder replace = [next](const table&) -> task<base::outcome<std::unique_ptr<table>>> {
+    return [](auto target) -> task<base::outcome<std::unique_ptr<table>>> {
+      co_return table::whole(target);
+    }(next);
+  };
+  ASSERT_TRUE(rt_->run_until(d.replace_table(std::move(replace))));
+  rt_->run_until(d.resume());
+  for (int i = 0; i < 100 && done < 6; ++i) rt_->at(0).turn(1'000'000);
+  EXPECT_EQ(done, 6);
+  EXPECT_EQ(read(*next, 4096, 4), "kept");
+  EXPECT_EQ(read(*next, 8191, 4), "kept");
+  EXPECT_EQ(d.totals()[static_cast<size_t>(block::op::write)].errors, 1u) << "before it kept them";
+}
+
 // While it is suspended a write of less than a unit waits like every other.
 TEST_F(stack_device, a_partial_write_waits_while_suspended) {
   std::vector<table::segment> lines;

@@ -73,7 +73,7 @@ task<void> transmission::read_from(request_slot& s) {
   s.owned = rt::buffer(length);
   const iovec to{s.owned.data(), length};
   const auto r = co_await s.at.device->read(s.at.offset, rt::segments(&to, 1), options_of(s));
-  if (!r) co_return finish_read(s, r.error().code);
+  if (!r) co_return failed_read(s, r.error().code);
   s.way.leave(errc::ok);
   if (structured_ && base::is_zero(s.owned.first(length)))
     reply_hole(s);
@@ -89,7 +89,7 @@ task<void> transmission::read_runs(request_slot& s, bool look_for_holes) {
   if (look_for_holes) {
     // Asked where the walk led to: what is zero there is zero for the client.
     const auto told = co_await s.at.device->extents(s.at.offset, length, found, options_of(s));
-    if (!told) co_return finish_read(s, told.error().code);
+    if (!told) co_return failed_read(s, told.error().code);
   }
   const auto runs = reply_runs_of(found, length);
   // The headers of the runs stand behind the data.
@@ -98,7 +98,7 @@ task<void> transmission::read_runs(request_slot& s, bool look_for_holes) {
   for (const block::extent& run : runs) {
     if (!run.zero) {
       const auto r = co_await read_range(s, at, run.length_bytes);
-      if (!r) co_return finish_read(s, r.error().code);
+      if (!r) co_return failed_read(s, r.error().code);
     }
     at += run.length_bytes;
   }
@@ -122,8 +122,8 @@ task<result<void>> transmission::read_range(request_slot& s, uint64_t begin, uin
   co_return result<void>{};
 }
 
-void transmission::finish_read(request_slot& s, errc code) {
-  s.way.leave(code);
+void transmission::failed_read(request_slot& s, errc code) {
+  if (s.way.leave_for_retry(code)) return start_read(s);
   finish(s, code);
 }
 
@@ -137,7 +137,7 @@ task<void> transmission::write(request_slot& s) {
         co_await s.at.device->write(s.at.offset + at, rt::segments(&from, 1), options_of(s));
     code = base::code_of(r);
   }
-  s.way.leave(code);
+  if (s.way.leave_for_retry(code)) co_return start_write(s);
   end_write(s, code);
 }
 

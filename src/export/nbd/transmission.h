@@ -68,7 +68,7 @@ class transmission {
   void fail(request_slot& s, nbd::wire_error error);
   void answer(request_slot& s);
   void answer_read(request_slot& s);
-  void finish_read(request_slot& s, base::errc code);
+  void failed_read(request_slot& s, base::errc code);
 
   connection& connection_;
   const std::shared_ptr<export_entry> export_;
