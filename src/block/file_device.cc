@@ -103,6 +103,7 @@ task<result<void>> file_device::sync_at_home() {
   const uint64_t covered = written_.load(std::memory_order_acquire);
   if (synced_.load(std::memory_order_acquire) >= covered) co_return result<void>{};
   const auto r = co_await file_->sync_data();
+  if (!r && file_->info().syncs_again) co_return r.error();
   if (!r) {
     sync_failed_.store(true, std::memory_order_release);
     base::log_error("file", "fdatasync of '" + file_->info().path +

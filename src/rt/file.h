@@ -32,6 +32,9 @@ struct file_info {
   bool writable = false;
   // tmpfs and the like: reads and writes never wait for a device, so they are done inline.
   bool in_memory = false;
+  // A sync that failed may be asked for again: the file keeps what no sync has covered, and a later
+  // success covers that too. (The operating system's files drop it.)
+  bool syncs_again = false;
   uint32_t direct_align_bytes = 1;  // 1: no alignment needed
   uint64_t device_id = 0, inode = 0;
 };

@@ -3,6 +3,7 @@
 // 0 by run_until(); the others have threads of their own.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -33,6 +34,17 @@ class runtime {
   unsigned reactor_count() const noexcept { return static_cast<unsigned>(reactors_.size()); }
   reactor& at(unsigned index) noexcept { return *reactors_[index]; }
 
+  // The runtime's one object of a kind that all who use the runtime share (connections to a
+  // cluster, say): made when first asked for, destroyed when the reactors have stopped. On reactor
+  // 0 only.
+  template <class T>
+  T& shared() {
+    static constexpr char key = 0;
+    auto& slot = shared_[&key];
+    if (slot == nullptr) slot = std::make_shared<T>();
+    return *static_cast<T*>(slot.get());
+  }
+
   // Runs reactor 0 on the calling thread until `t` has finished.
   template <class T>
   T run_until(task<T> t) {
@@ -60,6 +72,7 @@ class runtime {
   }
   std::vector<std::unique_ptr<reactor>> reactors_;
   std::vector<std::thread> threads_;
+  std::map<const void*, std::shared_ptr<void>> shared_;
 };
 
 }  // namespace lbd::rt

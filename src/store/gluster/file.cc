@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#include "store/gluster/file.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "store/gluster/file_core.h"
+
+namespace lbd::store {
+namespace {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+using rt::task;
+
+constexpr uint64_t second_ns = 1'000'000'000;
+constexpr uint64_t close_limit_ns = 5 * second_ns;
+constexpr uint64_t open_limit_s = 60;
+constexpr mode_t new_file_mode = 0644;
+
+class core_file final : public gluster_file {
+ public:
+  core_file(std::shared_ptr<gluster_file_core> core, rt::file_info info) : core_(std::move(core)) {
+    info_ = std::move(info);
+  }
+
+  rt::file_extent extent_at(uint64_t offset) noexcept override {
+    return {INT64_MAX - offset, false};
+  }
+  task<base::result<rt::file_extent>> find_extent(uint64_t offset) override {
+    return core_->find_extent(offset);
+  }
+  // Gluster's locks block on the network, and QEMU's driver takes none either.
+  base::result<void> lock(rt::lock_kind, uint64_t, uint64_t) noexcept override {
+    return base::io_error{errc::notsup, 0};
+  }
+  bool would_block(rt::lock_kind, uint64_t, uint64_t) noexcept override { return false; }
+  bool try_now(rt::io_request&) noexcept override { return false; }
+  void start(rt::io_request& r) override { rt::spawn(serve(core_, r)); }
+
+  task<void> close() override {
+    const std::shared_ptr<gluster_fd> fd = core_->fd();
+    auto work = [fd] { return fd->api().close(fd->release()); };
+    const uint64_t due = rt::reactor::current().now_ns() + close_limit_ns;
+    (void)co_await rt::run_blocking<int>(fd->volume().threads(), std::move(work), due);
+  }
+
+ private:
+  static task<void> serve(std::shared_ptr<gluster_file_core> core, rt::io_request& r) {
+    r.result = co_await core->perform(r);
+    r.done = true;
+    // Not from here: the waiter may not have finished suspending.
+    rt::reactor::current().schedule(r.waiter);
+  }
+
+  const std::shared_ptr<gluster_file_core> core_;
+};
+
+// What the blocking part of opening brings.
+struct opened {
+  int error = 0;
+  std::shared_ptr<gluster_fd> fd;
+  struct stat status {};
+};
+
+opened open_blocking(const std::shared_ptr<gluster_volume>& volume, const std::string& path,
+                     rt::open_options options) {
+  const gfapi& api = volume->api();
+  const int flags = options.writable ? O_RDWR : O_RDONLY;
+  opened out;
+  errno = 0;
+  glfs_fd* fd = nullptr;
+  if (!options.create || !options.exclusive) fd = api.open(volume->fs(), path.c_str(), flags);
+  if (fd == nullptr && options.create && (options.exclusive || errno == ENOENT)) {
+    errno = 0;
+    fd = api.creat(volume->fs(), path.c_str(), flags | O_CREAT | O_EXCL, new_file_mode);
+  }
+  if (fd == nullptr) {
+    out.error = errno != 0 ? errno : EIO;
+    return out;
+  }
+  out.fd = std::make_shared<gluster_fd>(volume, fd);
+  if (api.fstat(fd, &out.status) != 0) out.error = errno != 0 ? errno : EIO;
+  if (out.error == 0 && !S_ISREG(out.status.st_mode)) out.error = EISDIR;
+  return out;
+}
+
+failure open_failure(const uri::gluster_source& from, const rt::open_options& options, int error) {
+  const auto code = static_cast<errc>(error);
+  std::string text = options.create ? "cannot make" : "cannot open";
+  text += " '" + uri::to_text(from) + "': ";
+  if (error == EISDIR || error == ENOTDIR)
+    return failure{errc::inval, text + "it is no regular file"};
+  return failure{code, text + base::to_string(code)};
+}
+
+}  // namespace
+
+task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runtime,
+                                                               uri::gluster_source from,
+                                                               rt::open_options options) {
+  CO_TRY(const std::shared_ptr<gluster_volume> volume,
+         co_await gluster_volumes::get(runtime, from));
+  const uint64_t limit_s = from.timeout_s != 0 ? from.timeout_s : open_limit_s;
+  const uint64_t due = rt::reactor::current().now_ns() + limit_s * second_ns;
+  auto work = [volume, path = from.path, options] { return open_blocking(volume, path, options); };
+  auto done = co_await rt::run_blocking<opened>(volume->threads(), std::move(work), due);
+  if (!done) co_return open_failure(from, options, ETIMEDOUT);
+  if (done->error != 0) co_return open_failure(from, options, done->error);
+  rt::file_info info;
+  info.path = uri::to_text(from);
+  info.size_bytes = static_cast<uint64_t>(done->status.st_size);
+  info.writable = options.writable;
+  info.syncs_again = true;
+  info.device_id = done->status.st_dev;
+  info.inode = done->status.st_ino;
+  auto core =
+      std::make_shared<gluster_file_core>(runtime, done->fd, info.path, from.timeout_s * second_ns);
+  std::unique_ptr<gluster_file> file =
+      std::make_unique<core_file>(std::move(core), std::move(info));
+  co_return file;
+}
+
+}  // namespace lbd::store

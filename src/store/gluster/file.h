@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// A file on a Gluster volume as rt::file, so that everything that stands on files (flat images,
+// change files) stands on Gluster too.
+//
+// Durability. A write that was answered is with the servers (volume.cc sets the options that make
+// it so), not yet on their disks: that is what a sync is for. The file keeps a copy of what no sync
+// has covered. When a sync fails, or does not answer, the next one first writes all of that again,
+// while new writes wait; it succeeds only if everything that was answered is on the disks. So a
+// sync that fails is never forgotten, and service returns by itself when the servers do.
+#pragma once
+
+#include <memory>
+
+#include "rt/file.h"
+#include "rt/runtime.h"
+#include "wire/uri/gluster_uri.h"
+
+namespace lbd::store {
+
+namespace gluster_bounds {
+// One request to the library; longer ones are answered short, and callers go on.
+inline constexpr uint64_t request_bytes = uint64_t{4} << 20;
+inline constexpr uint64_t zeroes_bytes = uint64_t{256} << 20;
+// Requests of one file and reactor that are with the library; others wait.
+inline constexpr unsigned requests_per_reactor = 128;
+// Copies of unsynced writes per file: from the first on a sync begins by itself, from the second on
+// writes wait for it.
+inline constexpr uint64_t unsynced_bytes = uint64_t{16} << 20;
+inline constexpr uint64_t most_unsynced_bytes = uint64_t{64} << 20;
+}  // namespace gluster_bounds
+
+// A file that can say where its holes are; that blocks on the network, so it is a task.
+class gluster_file : public rt::file {
+ public:
+  // The run that begins at `offset`. REQUIRES: offset < size.
+  virtual rt::task<base::result<rt::file_extent>> find_extent(uint64_t offset) = 0;
+  // Closes now and waits for that, 5 s at most. REQUIRES: no request in flight; none follows.
+  virtual rt::task<void> close() = 0;
+};
+
+// Opens on the calling reactor, which becomes the home of the file's syncs. options.direct is not
+// used. Errors: as the servers say (noent, exist, access ...), timed_out; each names the image and
+// the servers.
+rt::task<base::outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runtime,
+                                                                         uri::gluster_source from,
+                                                                         rt::open_options options);
+
+}  // namespace lbd::store

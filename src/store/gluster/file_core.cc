@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: MIT
+#include "store/gluster/file_core.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "block/segments.h"
+#include "rt/foreign.h"
+#include "store/gluster/file.h"
+
+namespace lbd::store {
+namespace {
+
+using rt::task;
+using kind = gluster_request::kind;
+
+// One call of the library. It owns what the library touches where a deadline may pass first; a
+// read without a deadline goes straight to where it is wanted.
+class library_call final : public rt::foreign_call {
+ public:
+  library_call(std::shared_ptr<gluster_fd> fd, gluster_request what)
+      : foreign_call(what.what == kind::read ? nullptr : fd->late),
+        request(std::move(what)),
+        fd_(std::move(fd)) {}
+
+  // 0, or errno: the call has not begun then.
+  int begin() noexcept {
+    const gfapi& api = fd_->api();
+    glfs_fd* fd = fd_->get();
+    const auto offset = static_cast<off_t>(request.offset);
+    const auto length = static_cast<off_t>(request.length);
+    int rc = -1;
+    errno = 0;
+    switch (request.what) {
+      case kind::read:
+        rc = api.preadv_async(fd, request.to.data(), static_cast<int>(request.to.size()), offset, 0,
+                              ended_there, this);
+        break;
+      case kind::write: {
+        const iovec v{request.bytes.data(), request.length};
+        rc = api.pwritev_async(fd, &v, 1, offset, 0, ended_there, this);
+        break;
+      }
+      case kind::sync:
+        rc = api.fdatasync_async(fd, ended_there, this);
+        break;
+      case kind::resize:
+        rc = api.ftruncate_async(fd, length, ended_there, this);
+        break;
+      case kind::zero:
+        rc = api.zerofill_async(fd, offset, length, ended_there, this);
+        break;
+      case kind::discard:
+        rc = api.discard_async(fd, offset, request.length, ended_there, this);
+        break;
+    }
+    if (rc == 0) return 0;
+    return errno != 0 ? errno : EIO;
+  }
+
+  gluster_request request;
+  iovec own{};  // of a read with a deadline
+  int64_t result = 0;
+
+ private:
+  static void ended_there(glfs_fd*, ssize_t ret, glfs_stat*, glfs_stat*, void* data) {
+    auto* call = static_cast<library_call*>(data);
+    const int error = errno;
+    call->result = ret;
+    if (ret < 0) call->result = error != 0 ? -error : -EIO;
+    call->finish();
+  }
+
+  const std::shared_ptr<gluster_fd> fd_;
+};
+
+// A read whose caller may be gone when it ends reads into memory of its own.
+void use_own_memory(library_call& call) {
+  call.request.bytes = rt::buffer(call.request.length);
+  call.own = {call.request.bytes.data(), call.request.length};
+  call.request.to = rt::segments(&call.own, 1);
+}
+
+unsynced_change::kind log_kind(kind what) {
+  if (what == kind::zero) return unsynced_change::kind::zero;
+  return what == kind::discard ? unsynced_change::kind::discard : unsynced_change::kind::write;
+}
+
+const char* name_of(kind what) {
+  constexpr const char* names[] = {"read", "write", "sync", "resize", "zeroing", "discard"};
+  return names[static_cast<size_t>(what)];
+}
+
+}  // namespace
+
+gluster_file_core::slot::slot() : requests(gluster_bounds::requests_per_reactor) {}
+
+gluster_file_core::gluster_file_core(rt::runtime& runtime, std::shared_ptr<gluster_fd> fd,
+                                     std::string name, uint64_t limit_ns)
+    : runtime_(runtime),
+      fd_(std::move(fd)),
+      name_(std::move(name)),
+      limit_ns_(limit_ns),
+      slots_(runtime.reactor_count()),
+      changes_(runtime),
+      log_(runtime.reactor_count()),
+      home_(rt::reactor::current()) {}
+
+uint64_t gluster_file_core::due_ns() const noexcept {
+  return limit_ns_ == 0 ? 0 : rt::reactor::current().now_ns() + limit_ns_;
+}
+
+// The first failure of a run of failures is worth a line, and so is their end.
+void gluster_file_core::note(const char* what, int64_t result) noexcept {
+  if (result >= 0) {
+    if (failing_.load(std::memory_order_relaxed) && failing_.exchange(false))
+      base::log_warn("gluster", name_ + ": works again");
+    return;
+  }
+  if (result == -EOPNOTSUPP || result == -ENOSYS || failing_.exchange(true)) return;
+  base::log_error("gluster", name_ + ": " + what +
+                                 " failed: " + base::to_string(static_cast<base::errc>(-result)));
+}
+
+task<gluster_answer> gluster_file_core::call(gluster_request what) {
+  gluster_answer answer;
+  slot& s = slots_[rt::reactor::current().index()];
+  const rt::segments to = what.to;
+  const char* name = name_of(what.what);
+  const bool reads = what.what == kind::read;
+  const uint64_t due = due_ns();
+  co_await s.requests.acquire();
+  // A change that was given up may still reach the servers: nothing newer may overtake it.
+  if (!reads && fd_->late->load(std::memory_order_acquire) != 0) {
+    s.requests.release(1);
+    answer.result = -ETIMEDOUT;
+    co_return answer;
+  }
+  auto* c = new library_call(fd_, std::move(what));
+  if (reads && due != 0) use_own_memory(*c);
+  const int error = c->begin();
+  bool ended = true;
+  if (error == 0) ended = co_await c->ended(due);
+  s.requests.release(1);
+  if (!ended) {
+    answer.result = -ETIMEDOUT;
+  } else {
+    answer.result = error != 0 ? -error : c->result;
+    if (reads && due != 0 && answer.result > 0)
+      block::copy_to(to, c->request.bytes.first(static_cast<size_t>(answer.result)));
+    answer.bytes = std::move(c->request.bytes);
+    delete c;
+  }
+  note(name, answer.result);
+  co_return answer;
+}
+
+task<int64_t> gluster_file_core::perform(const rt::io_request& r) {
+  switch (r.op) {
+    case rt::io_op::read:
+      return read(r);
+    case rt::io_op::sync_data:
+      return sync();
+    default:
+      return change(r);
+  }
+}
+
+task<int64_t> gluster_file_core::read(const rt::io_request& r) {
+  const rt::segments all(r.iov, r.iov_count);
+  const uint64_t length = std::min(block::total_bytes(all), gluster_bounds::request_bytes);
+  if (length == 0) co_return 0;
+  const block::segment_list some(all, 0, length);
+  gluster_request what;
+  what.what = kind::read;
+  what.offset = r.offset;
+  what.length = length;
+  what.to = some.view();
+  const gluster_answer answer = co_await call(std::move(what));
+  co_return std::min<int64_t>(answer.result, static_cast<int64_t>(length));
+}
+
+task<int64_t> gluster_file_core::change(const rt::io_request& r) {
+  gluster_request what;
+  what.offset = r.offset;
+  what.length = r.length;
+  if (r.op == rt::io_op::write) {
+    const rt::segments all(r.iov, r.iov_count);
+    what.what = kind::write;
+    what.length = std::min(block::total_bytes(all), gluster_bounds::request_bytes);
+    if (what.length == 0) co_return 0;
+    what.bytes = rt::buffer(what.length);
+    block::copy_from(all, what.bytes.first(what.length));
+    co_return co_await change_inside_gate(std::move(what));
+  }
+  if (r.op == rt::io_op::resize) {
+    what.what = kind::resize;
+    co_return co_await change_inside_gate(std::move(what));
+  }
+  if (r.op != rt::io_op::fallocate) co_return -EINVAL;
+  if (r.flags == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+    what.what = kind::discard;
+  else if (r.flags == FALLOC_FL_ZERO_RANGE)
+    what.what = kind::zero;
+  else
+    co_return -EOPNOTSUPP;
+  // The servers write zeros one by one where their file systems cannot do better, so in pieces.
+  for (uint64_t done = 0; done < r.length;) {
+    gluster_request piece;
+    piece.what = what.what;
+    piece.offset = r.offset + done;
+    piece.length = std::min(r.length - done, gluster_bounds::zeroes_bytes);
+    done += piece.length;
+    const int64_t result = co_await change_inside_gate(std::move(piece));
+    if (result < 0) co_return result;
+  }
+  co_return 0;
+}
+
+task<int64_t> gluster_file_core::change_inside_gate(gluster_request what) {
+  if (!changes_.try_enter()) co_await changes_.enter();
+  const int64_t result = co_await do_change(std::move(what));
+  changes_.leave();
+  if (result >= 0 && log_.held_bytes() > gluster_bounds::unsynced_bytes) co_await keep_bounded();
+  co_return result;
+}
+
+// REQUIRES: inside the gate.
+task<int64_t> gluster_file_core::do_change(gluster_request what) {
+  unsynced_change done;
+  done.what = log_kind(what.what);
+  done.offset = what.offset;
+  done.length = what.length;
+  const bool resizes = what.what == kind::resize;
+  gluster_answer answer = co_await call(std::move(what));
+  if (answer.result < 0 || resizes) co_return answer.result;
+  if (done.what == unsynced_change::kind::write) {
+    done.length = std::min(done.length, static_cast<uint64_t>(answer.result));
+    done.bytes = std::move(answer.bytes);
+  }
+  const auto result = static_cast<int64_t>(done.length);
+  log_.add(std::move(done));
+  co_return result;
+}
+
+// ---- Syncs
+
+task<int64_t> gluster_file_core::sync() {
+  auto work = [this] { return sync_here(); };
+  co_return co_await rt::call_on(home_, work);
+}
+
+task<int64_t> gluster_file_core::sync_here() {
+  const auto held = co_await syncing_.lock();
+  if (must_write_again_) {
+    const int64_t again = co_await write_again();
+    if (again < 0) co_return again;
+  }
+  const uint64_t order = log_.now();
+  gluster_request what;
+  what.what = kind::sync;
+  const gluster_answer answer = co_await call(std::move(what));
+  if (answer.result < 0) {
+    must_write_again_ = true;
+    co_return answer.result;
+  }
+  must_write_again_ = false;
+  log_.covered(order);
+  log_.trim();
+  co_return 0;
+}
+
+// Nobody can tell what of the changes since the last good sync has reached the servers' disks.
+task<int64_t> gluster_file_core::write_again() {
+  co_await changes_.close();
+  const auto all = log_.in_order();
+  int64_t result = 0;
+  for (const unsynced_change* c : all) {
+    result = co_await write_again(*c);
+    if (result < 0) break;
+  }
+  co_await changes_.open();
+  if (result >= 0 && !all.empty())
+    base::log_info("gluster",
+                   name_ + ": " + std::to_string(all.size()) + " unsynced changes written again");
+  co_return result;
+}
+
+task<int64_t> gluster_file_core::write_again(const unsynced_change& c) {
+  for (uint64_t done = 0; done < c.length;) {
+    gluster_request what;
+    what.what = c.what == unsynced_change::kind::zero ? kind::zero : kind::discard;
+    what.offset = c.offset + done;
+    what.length = c.length - done;
+    if (c.what == unsynced_change::kind::write) {
+      what.what = kind::write;
+      what.bytes = rt::buffer(what.length);
+      std::memcpy(what.bytes.data(), c.bytes.data() + done, what.length);
+    }
+    const gluster_answer answer = co_await call(std::move(what));
+    if (answer.result < 0) co_return answer.result;
+    if (c.what != unsynced_change::kind::write) break;
+    if (answer.result == 0) co_return -EIO;
+    done += static_cast<uint64_t>(answer.result);
+  }
+  co_return 0;
+}
+
+// The copies of unsynced writes are many: a sync frees them. A failure is for the next sync to
+// tell.
+task<void> gluster_file_core::keep_bounded() {
+  if (log_.held_bytes() > gluster_bounds::most_unsynced_bytes) {
+    (void)co_await sync();
+    for (unsigned i = 0; i < runtime_.reactor_count(); ++i) {
+      auto work = [this] { return trim_here(); };
+      co_await rt::call_on(runtime_.at(i), work);
+    }
+  } else if (!background_.exchange(true)) {
+    rt::spawn(sync_in_background(shared_from_this()));
+  }
+}
+
+task<void> gluster_file_core::sync_in_background(std::shared_ptr<gluster_file_core> core) {
+  (void)co_await core->sync();
+  for (unsigned i = 0; i < core->runtime_.reactor_count(); ++i) {
+    auto work = [&core] { return core->trim_here(); };
+    co_await rt::call_on(core->runtime_.at(i), work);
+  }
+  core->background_ = false;
+}
+
+task<bool> gluster_file_core::trim_here() {
+  log_.trim();
+  co_return true;
+}
+
+// ---- Holes
+
+task<base::result<rt::file_extent>> gluster_file_core::find_extent(uint64_t offset) {
+  auto work = [this, offset] { return find_extent_here(offset); };
+  co_return co_await rt::call_on(home_, work);
+}
+
+task<base::result<rt::file_extent>> gluster_file_core::find_extent_here(uint64_t offset) {
+  // The library keeps a position per open file, which a seek moves: one after the other.
+  const auto held = co_await seeking_.lock();
+  struct found {
+    int error = 0;
+    rt::file_extent extent;
+  };
+  auto work = [fd = fd_, offset] {
+    constexpr uint64_t far = INT64_MAX;
+    found out;
+    const auto at = static_cast<off_t>(offset);
+    const off_t data = fd->api().lseek(fd->get(), at, SEEK_DATA);
+    if (data < 0) {
+      // Behind the last data; a server or translator that cannot seek says data.
+      const bool hole = errno == ENXIO;
+      if (!hole && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) out.error = errno;
+      out.extent = {far - offset, hole};
+    } else if (data > at) {
+      out.extent = {static_cast<uint64_t>(data - at), true};
+    } else {
+      const off_t hole = fd->api().lseek(fd->get(), at, SEEK_HOLE);
+      out.extent = {hole <= at ? far - offset : static_cast<uint64_t>(hole - at), false};
+    }
+    return out;
+  };
+  auto done = co_await rt::run_blocking<found>(fd_->volume().threads(), std::move(work), due_ns());
+  if (!done) co_return base::io_error{base::errc::timed_out, 0};
+  if (done->error != 0) co_return base::error_from_errno(done->error);
+  co_return done->extent;
+}
+
+}  // namespace lbd::store

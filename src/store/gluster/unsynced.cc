@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#include "store/gluster/unsynced.h"
+
+#include <algorithm>
+
+namespace lbd::store {
+
+void unsynced_log::add(unsynced_change c) {
+  trim();
+  c.order = next_.fetch_add(1, std::memory_order_acq_rel);
+  held_bytes_.fetch_add(c.bytes.size(), std::memory_order_relaxed);
+  slots_[rt::reactor::current().index()].changes.push_back(std::move(c));
+}
+
+void unsynced_log::trim() noexcept {
+  auto& changes = slots_[rt::reactor::current().index()].changes;
+  const uint64_t covered = covered_.load(std::memory_order_acquire);
+  while (!changes.empty() && changes.front().order < covered) {
+    held_bytes_.fetch_sub(changes.front().bytes.size(), std::memory_order_relaxed);
+    changes.pop_front();
+  }
+}
+
+std::vector<const unsynced_change*> unsynced_log::in_order() const {
+  const uint64_t covered = covered_.load(std::memory_order_acquire);
+  std::vector<const unsynced_change*> out;
+  for (const slot& s : slots_)
+    for (const unsynced_change& c : s.changes)
+      if (c.order >= covered) out.push_back(&c);
+  std::sort(out.begin(), out.end(),
+            [](const auto* a, const auto* b) { return a->order < b->order; });
+  return out;
+}
+
+}  // namespace lbd::store

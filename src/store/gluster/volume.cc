@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+#include "store/gluster/volume.h"
+
+#include <cerrno>
+
+#include "base/log.h"
+
+namespace lbd::store {
+namespace {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+using rt::task;
+
+using volume_ptr = std::shared_ptr<gluster_volume>;
+
+// Threads for opening, closing and seeking of one volume. Several, so that one hanging call does
+// not hold up the others; they are made when they are needed.
+constexpr unsigned threads_per_volume = 8;
+constexpr uint64_t second_ns = 1'000'000'000;
+constexpr uint64_t connect_limit_s = 60;
+
+// What makes two sources share a connection.
+std::string key_of(const uri::gluster_source& from) {
+  uri::gluster_source same;
+  same.servers = from.servers;
+  same.socket_path = from.socket_path;
+  same.volume = from.volume;
+  same.write_behind = from.write_behind;
+  return uri::to_text(same);
+}
+
+struct option {
+  const char *translator, *key, *value;
+};
+
+// Options of the client's translators; they work only when they are set before init.
+//
+// By default the client answers a write as soon as it holds it in memory, and forgets it when the
+// servers are lost before it was sent. Without write-behind an answered write is with the servers;
+// with it, one that failed is kept and sent again until a sync has succeeded.
+constexpr option safe_writes[] = {{"*-write-behind", "pass-through", "true"}};
+constexpr option kept_writes[] = {{"*-write-behind", "resync-failed-syncs-after-fsync", "on"}};
+// Caches that help small files and cost image files a copy: the clients above cache for
+// themselves. What another client has written is seen at once.
+constexpr option no_caches[] = {{"*-io-cache", "pass-through", "true"},
+                                {"*-read-ahead", "pass-through", "true"},
+                                {"*-open-behind", "pass-through", "true"}};
+
+template <size_t N>
+int set_options(const gfapi& api, glfs* fs, const option (&options)[N]) {
+  for (const option& o : options)
+    if (api.set_xlator_option(fs, o.translator, o.key, o.value) != 0) return -1;
+  return 0;
+}
+
+int configure(const gfapi& api, glfs* fs, const uri::gluster_source& from) {
+  if (!from.socket_path.empty() &&
+      api.set_volfile_server(fs, "unix", from.socket_path.c_str(), 0) != 0)
+    return -1;
+  for (const uri::endpoint& server : from.servers)
+    if (api.set_volfile_server(fs, "tcp", server.host.c_str(), server.port) != 0) return -1;
+  const char* log = from.log_file.empty() ? "/dev/stderr" : from.log_file.c_str();
+  if (api.set_logging(fs, log, static_cast<int>(from.log_level)) != 0) return -1;
+  const int rc =
+      from.write_behind ? set_options(api, fs, kept_writes) : set_options(api, fs, safe_writes);
+  return rc != 0 ? rc : set_options(api, fs, no_caches);
+}
+
+std::string who(const uri::gluster_source& from) {
+  return "Gluster volume '" + from.volume + "' on " + servers_text(from);
+}
+
+// Blocks until the volume is there or the servers say no.
+outcome<volume_ptr> connect(const uri::gluster_source& from,
+                            const std::shared_ptr<rt::blocking_threads>& threads) {
+  TRY(const gfapi* api, load_gfapi());
+  glfs* fs = api->make(from.volume.c_str());
+  if (fs == nullptr) return failure{errc::nomem, who(from) + ": " + base::to_string(errc::nomem)};
+  int error = 0;
+  if (configure(*api, fs, from) != 0) error = errno != 0 ? errno : EINVAL;
+  const bool configured = error == 0;
+  errno = 0;
+  if (configured && api->init(fs) != 0) error = errno != 0 ? errno : ENOTCONN;
+  // From here on the object ends the connection, also a failed one.
+  auto volume = std::make_shared<gluster_volume>(*api, fs, threads);
+  if (error == 0) return volume;
+  const auto code = static_cast<errc>(error);
+  const char* remedy = configured ? " (do the servers run glusterd, and is the volume started? "
+                                    "gluster volume info, on one of them)"
+                                  : "";
+  return failure{code, "cannot connect to " + who(from) + ": " + base::to_string(code) + remedy};
+}
+
+}  // namespace
+
+gluster_volume::~gluster_volume() {
+  auto end = [api = &api_, fs = fs_] { api->fini(fs); };
+  // The thread that destroys may be the library's own, or a reactor.
+  threads_->run(std::move(end));
+}
+
+gluster_fd::~gluster_fd() {
+  glfs_fd* left = release();
+  if (left == nullptr) return;
+  auto end = [volume = volume_, fd = left] { volume->api().close(fd); };
+  volume_->threads().run(std::move(end));
+}
+
+std::string servers_text(const uri::gluster_source& from) {
+  std::string out = from.socket_path;
+  for (const uri::endpoint& server : from.servers) {
+    if (!out.empty()) out += ", ";
+    out += uri::to_text(server);
+  }
+  return out;
+}
+
+task<outcome<volume_ptr>> gluster_volumes::get_here(uri::gluster_source from) {
+  std::erase_if(entries_, [](const auto& e) {
+    return e.second.volume.expired() && !e.second.connecting.locked();
+  });
+  entry& e = entries_[key_of(from)];
+  const auto held = co_await e.connecting.lock();
+  if (auto volume = e.volume.lock()) co_return volume;
+  auto threads = std::make_shared<rt::blocking_threads>(threads_per_volume);
+  auto work = [from, threads] { return connect(from, threads); };
+  const uint64_t limit_s = from.timeout_s != 0 ? from.timeout_s : connect_limit_s;
+  const uint64_t due = rt::reactor::current().now_ns() + limit_s * second_ns;
+  auto connected = co_await rt::run_blocking<outcome<volume_ptr>>(*threads, std::move(work), due);
+  if (!connected)
+    co_return failure{errc::timed_out, "cannot connect to " + who(from) + ": no answer in " +
+                                           std::to_string(limit_s) + " s"};
+  if (*connected) e.volume = **connected;
+  co_return *std::move(connected);
+}
+
+task<outcome<volume_ptr>> gluster_volumes::get(rt::runtime& runtime, uri::gluster_source from) {
+  if (from.rdma)
+    base::log_warn("gluster", "'" + uri::to_text(from) +
+                                  "': Gluster has no RDMA transport any more; it is tcp instead");
+  auto work = [&runtime, &from] { return runtime.shared<gluster_volumes>().get_here(from); };
+  co_return co_await rt::call_on(runtime.at(0), work);
+}
+
+}  // namespace lbd::store

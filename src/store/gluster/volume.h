@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// One connection to a Gluster volume, shared by everything of this process that lies on the volume.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "rt/blocking.h"
+#include "rt/runtime.h"
+#include "rt/sync.h"
+#include "store/gluster/gfapi.h"
+#include "wire/uri/gluster_uri.h"
+
+namespace lbd::store {
+
+// A connection that is up. Any thread. Its end is left to a thread that nobody waits for: the
+// library needs ten seconds.
+class gluster_volume : public std::enable_shared_from_this<gluster_volume> {
+ public:
+  gluster_volume(const gfapi& api, glfs* fs, std::shared_ptr<rt::blocking_threads> threads)
+      : api_(api), fs_(fs), threads_(std::move(threads)) {}
+  ~gluster_volume();
+  gluster_volume(const gluster_volume&) = delete;
+  gluster_volume& operator=(const gluster_volume&) = delete;
+
+  const gfapi& api() const noexcept { return api_; }
+  glfs* fs() const noexcept { return fs_; }
+  // For the calls that block.
+  rt::blocking_threads& threads() const noexcept { return *threads_; }
+
+ private:
+  const gfapi& api_;
+  glfs* const fs_;
+  const std::shared_ptr<rt::blocking_threads> threads_;
+};
+
+// An open file or folder. The last owner may be any thread: closing is left to one that may block.
+class gluster_fd {
+ public:
+  gluster_fd(std::shared_ptr<gluster_volume> volume, glfs_fd* fd)
+      : late(std::make_shared<std::atomic<uint64_t>>(0)), volume_(std::move(volume)), fd_(fd) {}
+  ~gluster_fd();
+  gluster_fd(const gluster_fd&) = delete;
+  gluster_fd& operator=(const gluster_fd&) = delete;
+
+  const gfapi& api() const noexcept { return volume_->api(); }
+  glfs_fd* get() const noexcept { return fd_.load(std::memory_order_relaxed); }
+  gluster_volume& volume() const noexcept { return *volume_; }
+  // The caller closes it now; nothing else is asked of it from here on.
+  glfs_fd* release() noexcept { return fd_.exchange(nullptr); }
+
+  // Calls that change the file, were given up and have not ended.
+  const std::shared_ptr<std::atomic<uint64_t>> late;
+
+ private:
+  const std::shared_ptr<gluster_volume> volume_;
+  std::atomic<glfs_fd*> fd_;
+};
+
+// The process's connections: one per volume and servers, as long as somebody uses it.
+class gluster_volumes {
+ public:
+  // Connects, or shares the connection that there is. On any reactor. Errors name the volume and
+  // the servers; timed_out when the servers say nothing for `timeout=`, a minute without one.
+  static rt::task<base::outcome<std::shared_ptr<gluster_volume>>> get(rt::runtime& runtime,
+                                                                      uri::gluster_source from);
+
+ private:
+  struct entry {
+    std::weak_ptr<gluster_volume> volume;
+    rt::mutex connecting;
+  };
+  rt::task<base::outcome<std::shared_ptr<gluster_volume>>> get_here(uri::gluster_source from);
+
+  std::map<std::string, entry> entries_;
+};
+
+// "10.0.0.1:24007, 10.0.0.2:24007" or the socket's path: for people.
+std::string servers_text(const uri::gluster_source& from);
+
+}  // namespace lbd::store
