@@ -55,6 +55,10 @@ device_state device_manager::state_of(const entry& e) const {
   s.deferred_remove = e.deferred_remove;
   s.has_live = e.live != nullptr;
   s.has_inactive = e.inactive != nullptr;
+  s.loaded = e.loaded;
+  s.resumed = e.resumed;
+  s.inactive_read_only = e.inactive != nullptr && e.inactive->read_only;
+  s.inactive_target_count = e.inactive ? static_cast<uint32_t>(e.inactive->lines.size()) : 0;
   s.read_only = e.live != nullptr && e.live->read_only;
   s.open_count = e.open_count;
   s.event_number = e.event_number;

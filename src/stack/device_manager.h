@@ -50,6 +50,10 @@ struct device_state {
   device_number number;
   bool suspended = false, read_only = false, deferred_remove = false;
   bool has_live = false, has_inactive = false;
+  bool loaded = false;   // has ever had a table: from then on it is a disk
+  bool resumed = false;  // has ever been resumed: from then on its name is in /dev/mapper
+  bool inactive_read_only = false;
+  uint32_t inactive_target_count = 0;
   uint32_t open_count = 0, event_number = 0, target_count = 0;
   uint64_t size_bytes = 0;
 };
@@ -136,6 +140,7 @@ class device_manager {
   // For statistics and live changes; valid until the next co_await.
   device* find_device(const device_key& key) noexcept;
 
+  uint32_t major() const noexcept { return options_.major; }
   void on_event(std::function<void(const device_event&)> told) { told_ = std::move(told); }
 
  private:

@@ -237,5 +237,22 @@ TEST(split_args, cuts_at_blanks_and_takes_quoted_characters) {
   EXPECT_TRUE(split_args("  ").empty());
 }
 
+TEST_F(manager, a_device_without_a_table_can_be_suspended_but_not_resumed) {
+  ASSERT_TRUE(m_.create("d", "", {}));
+  EXPECT_FALSE(m_.state(key("d"))->resumed);
+  ASSERT_TRUE(resume("d")) << "it was not suspended";
+  EXPECT_TRUE(m_.state(key("d"))->resumed);
+  EXPECT_FALSE(m_.state(key("d"))->loaded);
+  EXPECT_TRUE(rt_->run_until(m_.suspend(key("d"), {})));
+  EXPECT_TRUE(m_.state(key("d"))->suspended);
+  EXPECT_EQ(resume("d").error().code, errc::inval);
+  ASSERT_TRUE(load("d", {{0, 8, "zero", ""}, {8, 8, "zero", ""}}));
+  EXPECT_EQ(m_.state(key("d"))->inactive_target_count, 2u);
+  EXPECT_TRUE(m_.state(key("d"))->loaded);
+  EXPECT_TRUE(resume("d"));
+  EXPECT_FALSE(m_.state(key("d"))->suspended);
+  EXPECT_TRUE(rt_->run_until(m_.remove(key("d"), false)));
+}
+
 }  // namespace
 }  // namespace lbd::stack

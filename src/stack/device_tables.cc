@@ -281,6 +281,7 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
   }
   e->was_loaded = true;
   std::swap(e->inactive, next);
+  e->loaded = true;
   co_await close_table(std::move(next));
   co_return state_of(*e);
 }
@@ -310,7 +311,7 @@ task<outcome<device_state>> device_manager::suspend(device_key key, suspend_opti
   if (!found) co_return found.error();
   const entry_ptr e = *std::move(found);
   const auto held = co_await e->control.lock();
-  if (e->live) co_await suspend_locked(e, how);
+  co_await suspend_locked(e, how);
   co_return state_of(*e);
 }
 
@@ -321,6 +322,7 @@ task<outcome<device_state>> device_manager::resume(device_key key, suspend_optio
   const auto held = co_await e->control.lock();
   const auto resumed = co_await resume_locked(e, how);
   if (!resumed) co_return resumed.error();
+  e->resumed = true;
   co_return state_of(*e);
 }
 
