@@ -24,6 +24,7 @@ LAYERS = {
     "store": ["base", "rt", "block", "format", "wire"],
     "stack": ["base", "rt", "block"],
     "export": ["base", "rt", "block", "wire"],
+    "preload": ["wire"],  # no library of ours: what programs of others load
     "volume": ["base", "format", "block", "stack"],
     "ctl": ["base", "rt", "block", "wire", "stack", "volume", "export"],
     "sim": ["base", "rt", "block", "format", "wire", "pdata", "target", "store", "stack"],
