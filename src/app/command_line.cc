@@ -9,6 +9,7 @@
 
 #include "app/daemon_options.h"
 #include "app/options.h"
+#include "app/run_options.h"
 #include "base/checked_math.h"
 #include "base/size_text.h"
 
@@ -109,6 +110,7 @@ std::unique_ptr<CLI::App> make_app() {
   app->failure_message([](const CLI::App*, const CLI::Error& e) { return std::string(e.what()); });
   add_serve(*app);
   add_daemon_commands(*app);
+  add_run(*app);
   add_client_commands(*app);
   add_offline_commands(*app);
   CLI::App& completion = *app->add_subcommand("completion", "Print a completion script");
@@ -203,18 +205,6 @@ outcome<ctl::runtime_choice> read_runtime(const reader& from) {
   if (error != std::errc{} || at != end || out.reactors < 1 || out.reactors > 256)
     return from.wrong_value("reactors", "must be a number from 1 to 256, not " + reactors);
   return out;
-}
-
-outcome<base::log_level> read_log_level(const reader& from) {
-  TRY(const std::string text, from.once("log-level"));
-  static const std::map<std::string, base::log_level> levels = {
-      {"", base::log_level::warn},       {"debug", base::log_level::debug},
-      {"info", base::log_level::info},   {"warn", base::log_level::warn},
-      {"error", base::log_level::error}, {"off", base::log_level::off}};
-  const auto found = levels.find(text);
-  if (found == levels.end())
-    return from.wrong_value("log-level", "must be debug, info, warn, error or off, not " + text);
-  return found->second;
 }
 
 outcome<void> read_addresses(const reader& from, ctl::serve_command& out) {
@@ -374,9 +364,14 @@ void list_below(const CLI::App& above, std::vector<command_entry>& out) {
 
 outcome<ctl::command> parse_command_line(const std::vector<std::string>& words) {
   auto app = make_app();
+  std::vector<std::string> ours = words, program;
+  if (const auto begin = find_program_words(words)) {
+    program.assign(words.begin() + static_cast<ptrdiff_t>(*begin), words.end());
+    ours.resize(std::max<size_t>(*begin, 1));
+  }
   try {
     // The parser takes words from the back.
-    app->parse(std::vector<std::string>(words.rbegin(), words.rend()));
+    app->parse(std::vector<std::string>(ours.rbegin(), ours.rend()));
   } catch (const CLI::CallForHelp&) {
     const CLI::App& command = find_command(*app, words);
     const CLI::App* above = command.get_parent();
@@ -387,7 +382,9 @@ outcome<ctl::command> parse_command_line(const std::vector<std::string>& words) 
   } catch (const CLI::ParseError& e) {
     return explain(*app, words, e);
   }
-  return read_command(*app->get_subcommands().front());
+  const CLI::App& command = *app->get_subcommands().front();
+  if (find_program_words(words)) return read_run(reader(command), command.get_name(), program);
+  return read_command(command);
 }
 
 std::vector<command_entry> list_commands() {

@@ -169,6 +169,21 @@ TEST(command_line, help_and_version) {
   EXPECT_THAT(get<ctl::print_command>("--version").text, HasSubstr("lbd 0"));
 }
 
+TEST(command_line, a_program_and_its_words_stay_as_they_are) {
+  const auto run = get<ctl::run_command>("run --disk a --disk=b --socket s -- sh -c --disk --help");
+  EXPECT_THAT(run.disks, ElementsAre("a", "b"));
+  EXPECT_EQ(run.to.socket, "s");
+  EXPECT_THAT(run.command, ElementsAre("sh", "-c", "--disk", "--help"));
+  EXPECT_EQ(run.log_level, base::log_level::off);
+  EXPECT_THAT(get<ctl::run_command>("run blkid -p x").command, ElementsAre("blkid", "-p", "x"));
+  EXPECT_THAT(get<ctl::run_command>("dmsetup ls --tree").command,
+              ElementsAre("dmsetup", "ls", "--tree"));
+  EXPECT_THAT(get<ctl::run_command>("dmsetup --help").command, ElementsAre("dmsetup", "--help"));
+  EXPECT_EQ(error_of("run --disk a"), "lbd run: which program? (see lbd run --help)");
+  EXPECT_EQ(error_of("run --disk"), "lbd run: --disk needs a value (see lbd run --help)");
+  EXPECT_THAT(get<ctl::print_command>("run --help").text, HasSubstr("--disk FILE"));
+}
+
 std::string page_of(const std::string& command) {
   // The commands of a command share its page.
   const std::string first = command.substr(0, command.find(' '));

@@ -114,4 +114,16 @@ outcome<std::string> reader::word(const std::string& name) const {
   return all.front();
 }
 
+base::outcome<base::log_level> read_log_level(const reader& from) {
+  TRY(const std::string text, from.once("log-level"));
+  static const std::map<std::string, base::log_level> levels = {
+      {"", base::log_level::warn},       {"debug", base::log_level::debug},
+      {"info", base::log_level::info},   {"warn", base::log_level::warn},
+      {"error", base::log_level::error}, {"off", base::log_level::off}};
+  const auto found = levels.find(text);
+  if (found == levels.end())
+    return from.wrong_value("log-level", "must be debug, info, warn, error or off, not " + text);
+  return found->second;
+}
+
 }  // namespace lbd::app

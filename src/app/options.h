@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "base/result.h"
 
 namespace CLI {
@@ -58,5 +59,8 @@ class reader {
   const CLI::App& app_;
   occurrences all_;
 };
+
+// The option --log-level; warnings where it is not there.
+base::outcome<base::log_level> read_log_level(const reader& from);
 
 }  // namespace lbd::app

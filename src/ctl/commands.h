@@ -143,6 +143,14 @@ struct map_command {
   bool json = false;
 };
 
+// `lbd run`: a program for which LBD is the kernel's device-mapper.
+struct run_command {
+  client_target to;  // the daemon; empty: the one that runs, or one for the program alone
+  std::vector<std::string> disks;                    // files that are block devices to the program
+  std::vector<std::string> command;                  // the program and its arguments
+  base::log_level log_level = base::log_level::off;  // of such a daemon
+};
+
 // Text that the command line asked for (--help, --version, completion).
 struct print_command {
   std::string text;
@@ -150,7 +158,7 @@ struct print_command {
 
 using command = std::variant<serve_command, daemon_command, device_command, ping_command,
                              info_command, shutdown_command, add_layer_command, commit_command,
-                             flatten_command, map_command, print_command>;
+                             flatten_command, map_command, run_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

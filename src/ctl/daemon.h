@@ -87,5 +87,7 @@ void add_parts(daemon& to);
 
 // The device.* methods.
 void add_device_methods(daemon& to);
+// The ioctl server, and the dm.* methods.
+void add_dm_service(daemon& to);
 
 }  // namespace lbd::ctl

@@ -4,6 +4,9 @@
 
 namespace lbd::ctl {
 
-void add_parts(daemon& to) { add_device_methods(to); }
+void add_parts(daemon& to) {
+  add_device_methods(to);
+  add_dm_service(to);
+}
 
 }  // namespace lbd::ctl

@@ -4,6 +4,7 @@
 #include "ctl/daemon_command.h"
 #include "ctl/device_command.h"
 #include "ctl/offline.h"
+#include "ctl/run_command.h"
 #include "ctl/say.h"
 #include "ctl/serve.h"
 
@@ -21,6 +22,7 @@ struct runner {
   int operator()(const commit_command& c) const { return run_commit(c); }
   int operator()(const flatten_command& c) const { return run_flatten(c); }
   int operator()(const map_command& c) const { return run_map(c); }
+  int operator()(const run_command& c) const { return run_program(c); }
   int operator()(const print_command& c) const { return print(c.text) ? exit_ok : exit_failed; }
 };
 

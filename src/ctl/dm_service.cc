@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+// The daemon's part for programs under `lbd run`: the ioctl server, and `dm.socket`, by which they
+// find it.
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "ctl/daemon.h"
+#include "ctl/dm_server.h"
+
+namespace lbd::ctl {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+
+namespace {
+
+// The sources that are files.
+class source_disks final : public disk_directory {
+ public:
+  explicit source_disks(source_registry& sources) : sources_(sources) {}
+  outcome<block::device_number> number_of(const std::string& path) override {
+    return sources_.number_of(path);
+  }
+  outcome<std::string> path_of(block::device_number number) override {
+    TRY(std::string source, sources_.source_of(number));
+    if (!source.starts_with("/")) return failure{errc::inval, "'" + source + "' is no file"};
+    return source;
+  }
+
+ private:
+  source_registry& sources_;
+};
+
+class dm_service final : public service {
+ public:
+  explicit dm_service(daemon& d)
+      : disks_(d.sources()),
+        base_(d.runtime_folder() + "/dm-" + std::to_string(::getpid())),
+        server_(d.devices(), disks_, base_, [] { return std::string(); }) {}
+
+  outcome<void> listen() { return server_.listen(socket()); }
+  rt::task<outcome<void>> close() override {
+    co_await server_.stop();
+    co_return outcome<void>{};
+  }
+  rt::task<rpc_answer> tell_socket(rpc_call call) {
+    rpc_params params(call);
+    const auto read = params.finish();
+    if (!read) co_return rpc_answer::wrong_params(read.error());
+    const nlohmann::json told = {{"socket", socket()}, {"view", base_}, {"mount", ""}};
+    co_return rpc_answer::result(told);
+  }
+  rt::task<rpc_answer> add_disk(rpc_call call) {
+    rpc_params params(call);
+    const std::string path = params.needed_text("path");
+    const auto read = params.finish();
+    if (!read) co_return rpc_answer::wrong_params(read.error());
+    const auto number = server_.add_disk(path);
+    if (!number) co_return rpc_answer::failed(number.error());
+    const nlohmann::json told = {{"major", number->major}, {"minor", number->minor}};
+    co_return rpc_answer::result(told);
+  }
+
+ private:
+  std::string socket() const { return base_ + ".sock"; }
+
+  source_disks disks_;
+  const std::string base_;
+  dm_server server_;
+};
+
+}  // namespace
+
+void add_dm_service(daemon& to) {
+  auto made = std::make_unique<dm_service>(to);
+  dm_service* const s = made.get();
+  const auto listening = s->listen();
+  if (!listening) base::log_warn("dm", listening.error().message);
+  to.methods().add("dm.socket", [s](rpc_call call) { return s->tell_socket(std::move(call)); });
+  to.methods().add("dm.disk", [s](rpc_call call) { return s->add_disk(std::move(call)); });
+  to.add_service(std::move(made));
+}
+
+}  // namespace lbd::ctl

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// What programs under `lbd run` see of the kernel's files about block devices: /dev/mapper,
+// /dev/dm-N, /sys/dev/block/MAJ:MIN, /sys/block, /proc/devices and the like. Files and folders are
+// made in a folder of ours when somebody asks for them, and the answer says where.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "ctl/dm_commands.h"
+#include "stack/device_manager.h"
+#include "wire/dm/face.h"
+
+namespace lbd::ctl {
+
+// The files that are disks, by number.
+class disk_directory {
+ public:
+  virtual ~disk_directory() = default;
+  // Gives an existing file its number. Errors: nodev (no such file).
+  virtual base::outcome<block::device_number> number_of(const std::string& path) = 0;
+  // Errors: ENXIO; inval: it is no file.
+  virtual base::outcome<std::string> path_of(block::device_number number) = 0;
+};
+
+class dm_view {
+ public:
+  struct node {
+    dm::face::node facts{};
+    std::string path;
+  };
+
+  // All outlive this. `folder` is made when it is needed and removed with the object; `mount_point`
+  // says where the devices are files by their names, or "".
+  dm_view(stack::device_manager& devices, disk_directory& disks, dm_attributes& attributes,
+          std::string folder, std::function<std::string()> mount_point);
+  ~dm_view();
+  dm_view(const dm_view&) = delete;
+  dm_view& operator=(const dm_view&) = delete;
+
+  // What an absolute path without "." and ".." is. Errors: noent where the kernel would have
+  // nothing, and those of our folder.
+  base::outcome<node> look_up(const std::string& path);
+  // Errors: ENXIO.
+  base::outcome<node> find(block::device_number number);
+  base::outcome<node> add_disk(const std::string& path);
+
+ private:
+  // One block device as sysfs shows it.
+  struct block_entry {
+    node what;
+    std::string kernel_name;  // dm-0, or a disk file's name
+    std::string name, uuid;   // of mapped devices
+    bool mapped = false, suspended = false;
+  };
+  using files = std::map<std::string, std::string>;
+
+  node device_node(const stack::device_state& s);
+  base::outcome<node> disk_node(block::device_number number, const std::string& path);
+  base::outcome<block_entry> entry_of(block::device_number number);
+  base::outcome<block_entry> entry_named(const std::string& kernel_name);
+  std::vector<block_entry> all_entries();
+  const std::string& kernel_name_of(block::device_number number, const std::string& path);
+  bool is_ours(block::device_number number);
+
+  base::outcome<node> look_up_dev(const std::string& name);
+  base::outcome<node> look_up_number(std::string_view rest);
+  base::outcome<node> look_up_block(const std::string& folder, std::string_view rest);
+  base::outcome<node> look_up_udev(std::string_view rest);
+  base::outcome<node> list_mapper();
+  base::outcome<node> list_numbers();
+  base::outcome<node> list_block(const std::string& folder);
+  base::outcome<node> show_proc(const std::string& name);
+
+  // Makes the entry's folder below sys/devices/virtual/block up to date.
+  base::outcome<void> show(const block_entry& e);
+  files attributes_of(const block_entry& e);
+  base::outcome<void> show_users(const block_entry& e);
+  base::outcome<void> put_file(const std::string& path, const std::string& content);
+  base::outcome<void> put_link(const std::string& path, const std::string& to);
+  // Links, and for `own` names empty files; others of the folder go.
+  base::outcome<void> put_folder(const std::string& path, const files& links,
+                                 const std::set<std::string>& own);
+  node file_node(const std::string& path) const;
+
+  stack::device_manager& devices_;
+  disk_directory& disks_;
+  dm_attributes& attributes_;
+  const std::string folder_;
+  const std::function<std::string()> mount_point_;
+  std::map<std::string, std::string> shown_;  // files and links as they stand
+  std::map<block::device_number, std::string> disk_names_;
+};
+
+}  // namespace lbd::ctl
