@@ -3,10 +3,14 @@
 
 #include <charconv>
 
+#include "base/log.h"
+
 namespace lbd::block {
 
 rt::task<base::outcome<std::string>> target::message(std::vector<std::string>) {
-  co_return base::failure{errc::inval, "Target type does not support messages"};
+  constexpr const char* text = "ioctl: Target type does not support messages";
+  base::log_warn("device-mapper", text);
+  co_return base::failure{errc::inval, text};
 }
 rt::task<void> target::presuspend(bool) { co_return; }
 rt::task<void> target::postsuspend() { co_return; }

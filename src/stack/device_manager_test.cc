@@ -185,7 +185,7 @@ TEST_F(manager, messages_reach_only_targets_and_say_why_not) {
     const auto r = rt_->run_until(m_.message(key("d"), sector, std::move(words)));
     return r ? "ok" : r.error().message;
   };
-  EXPECT_EQ(text(0, {"hello"}), "Target type does not support messages");
+  EXPECT_EQ(text(0, {"hello"}), "ioctl: Target type does not support messages");
   EXPECT_EQ(text(8, {"hello"}), "ioctl: Target message sector outside device.");
   EXPECT_EQ(text(0, {}), "ioctl: Empty message received.");
   EXPECT_EQ(text(0, {"@foo"}), "ioctl: Unsupported message sent to DM core: @foo");

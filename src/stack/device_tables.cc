@@ -375,7 +375,7 @@ task<outcome<std::string>> device_manager::message(device_key key, uint64_t sect
   };
   if (words.empty()) co_return refuse("Empty message received.");
   if (words[0] == "@cancel_deferred_remove") {
-    if (words.size() != 1) co_return failure{errc::inval, "Invalid argument"};
+    if (words.size() != 1) co_return refuse("Invalid arguments for @cancel_deferred_remove");
     e->deferred_remove = false;
     co_return std::string();
   }

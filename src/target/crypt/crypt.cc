@@ -180,11 +180,11 @@ task<outcome<std::string>> crypt::message(std::vector<std::string> words) {
   const bool set = words.size() == 3 && is(0, "key") && is(1, "set");
   const bool wipe = words.size() == 2 && is(0, "key") && is(1, "wipe");
   if (!set && !wipe) {
-    base::log_warn("crypt", "unrecognised message received.");
+    base::log_warn("device-mapper", "crypt: unrecognised message received.");
     co_return failure{errc::inval, "unrecognised message received."};
   }
   if (!suspended_) {
-    base::log_warn("crypt", "not suspended during key manipulation.");
+    base::log_warn("device-mapper", "crypt: not suspended during key manipulation.");
     co_return failure{errc::inval, "not suspended during key manipulation."};
   }
   if (set) co_return set_key(words[2]);
@@ -202,7 +202,7 @@ task<void> crypt::postsuspend() {
 }
 task<result<void>> crypt::preresume() {
   if (cipher_) co_return result<void>{};
-  base::log_error("crypt", "aborting resume - crypt key is not set.");
+  base::log_error("device-mapper", "crypt: aborting resume - crypt key is not set.");
   co_return io_error{errc::again, 0};
 }
 task<void> crypt::resumed() {

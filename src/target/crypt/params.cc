@@ -103,8 +103,8 @@ outcome<void> parse_options(const std::vector<std::string>& args, uint64_t lengt
                             crypt_params& p) {
   if (args.size() <= 5) return {};
   const auto count = block::parse_u32(args[5]);
-  if (!count || *count > options_most) return refused("Invalid number of feature args");
-  if (*count > args.size() - 6) return refused("Not enough feature arguments");
+  if (!count || *count > options_most || *count > args.size() - 6)
+    return refused("Invalid number of feature args");
   for (uint32_t i = 0; i < *count; ++i) CHECK(parse_option(args[6 + i], p));
   if (length_sectors % (p.shape.sector_bytes / 512) != 0)
     return refused("Device size is not multiple of sector_size feature");

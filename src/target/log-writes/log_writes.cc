@@ -121,7 +121,7 @@ class log_writes final : public block::target {
 
  private:
   static failure refused(std::string text) {
-    base::log_warn("log-writes", text);
+    base::log_warn("device-mapper", "log-writes: " + text);
     return failure{errc::inval, std::move(text)};
   }
   uint64_t at(uint64_t offset) const noexcept { return begin_sector_ * sector_bytes + offset; }
@@ -200,10 +200,10 @@ class log_writes final : public block::target {
       to_log_.pop_front();
       const auto r = co_await log_.append(e);
       if (r) continue;
-      base::log_error("log-writes",
-                      r.error().code == errc::nospc
-                          ? "Ran out of space on the logdev"
-                          : "Error writing to the log: " + base::to_string(r.error().code));
+      base::log_error("device-mapper", r.error().code == errc::nospc
+                                           ? "log-writes: Ran out of space on the logdev"
+                                           : "log-writes: Error writing to the log: " +
+                                                 base::to_string(r.error().code));
       logging_ = false;
     }
     if (logging_) co_return;
