@@ -4,10 +4,13 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <string>
 
 namespace lbd::golden {
+
+inline void append_hex(std::string& out, uint64_t value, unsigned digits) {
+  while (digits-- > 0) out += "0123456789abcdef"[value >> 4 * digits & 15];
+}
 
 inline std::string pattern_sector(uint32_t seed, uint64_t sector) {
   uint64_t x = (uint64_t{seed} << 32 ^ sector) + 0x9E3779B97F4A7C15u;
@@ -16,11 +19,11 @@ inline std::string pattern_sector(uint32_t seed, uint64_t sector) {
   x ^= x >> 31;
   std::string out;
   for (unsigned line = 0; line < 16; ++line) {
-    char text[40];
-    std::snprintf(text, sizeof text, "%08x %010llx %x %09llx\n", seed,
-                  static_cast<unsigned long long>(sector), line,
-                  static_cast<unsigned long long>(x & 0xfffffffffu));
-    out += text;
+    append_hex(out, seed, 8);
+    append_hex(out += ' ', sector, 10);
+    append_hex(out += ' ', line, 1);
+    append_hex(out += ' ', x, 9);
+    out += '\n';
   }
   return out;
 }
