@@ -298,6 +298,7 @@ outcome<ctl::command> read_command(const CLI::App& app) {
   TRY(auto socket, from.once("socket"));
   ctl::client_target to{std::move(socket)};
   if (name == "ping") return ctl::command(ctl::ping_command{std::move(to)});
+  if (name == "monitor") return ctl::command(ctl::monitor_command{std::move(to), from.has("json")});
   if (name == "shutdown") return ctl::command(ctl::shutdown_command{std::move(to)});
   return ctl::command(ctl::info_command{std::move(to), from.has("json")});
 }

@@ -24,11 +24,15 @@ const std::map<std::string, device_verb> verbs = {
     {"targets", device_verb::targets},
 };
 
+void add_client_options(CLI::App& to) {
+  add_value(to, "--socket", "PATH",
+            "The daemon's socket (default: $LBD_SOCKET, or lbd.sock in the runtime folder)");
+  add_switch(to, "--json", "Answer as JSON");
+}
+
 CLI::App& add_verb(CLI::App& to, const char* name, const char* about) {
   CLI::App& made = *to.add_subcommand(name, about);
-  add_value(made, "--socket", "PATH",
-            "The daemon's socket (default: $LBD_SOCKET, or lbd.sock in the runtime folder)");
-  add_switch(made, "--json", "Answer as JSON");
+  add_client_options(made);
   return made;
 }
 
@@ -190,6 +194,8 @@ void add_daemon_commands(CLI::App& app) {
   add_value(daemon, "--io", "uring|threads|auto", "How to do input and output (default auto)");
   add_value(daemon, "--reactors", "N", "Threads that serve requests (default: one per CPU)");
   add_value(daemon, "--log-level", "LEVEL", "debug, info, warn, error or off (default warn)");
+  CLI::App& monitor = *app.add_subcommand("monitor", "Print the events of a daemon's devices");
+  add_client_options(monitor);
   CLI::App& device = *app.add_subcommand("device", "Make, change and show the devices of a daemon");
   device.require_subcommand(1);
   add_changing_verbs(device);

@@ -49,19 +49,33 @@ struct time_limit : rt::timer {
   exchange& why;
 };
 
-rt::task<base::outcome<std::string>> receive_line(rt::socket& from, exchange& e) {
-  wire::line_splitter lines(jsonrpc::max_message_bytes * 16);
-  rt::buffer buffer(65536);
-  while (true) {
-    if (const auto line = lines.next()) co_return std::string(*line);
-    if (lines.too_long()) co_return broken(e, "sent an answer that is too long");
-    const auto got = co_await from.recv_some(buffer.span());
-    if (!got || *got == 0) co_return broken(e, "closed the connection without an answer");
-    lines.push(base::as_text(buffer.first(*got)));
+class line_reader {
+ public:
+  line_reader(rt::socket& from, exchange& e) : from_(from), exchange_(e) {}
+  // Errors: the connection has ended, or the line is too long.
+  rt::task<base::outcome<std::string>> next() {
+    while (true) {
+      if (const auto line = lines_.next()) co_return std::string(*line);
+      if (lines_.too_long()) co_return broken(exchange_, "sent an answer that is too long");
+      const auto got = co_await from_.recv_some(buffer_.span());
+      if (!got || *got == 0) {
+        ended_ = true;
+        co_return broken(exchange_, "closed the connection without an answer");
+      }
+      lines_.push(base::as_text(buffer_.first(*got)));
+    }
   }
-}
+  bool ended() const noexcept { return ended_; }
 
-rt::task<answer> exchange_lines(exchange& e) {
+ private:
+  rt::socket& from_;
+  exchange& exchange_;
+  wire::line_splitter lines_{jsonrpc::max_response_bytes};
+  rt::buffer buffer_{65536};
+  bool ended_ = false;
+};
+
+rt::task<base::outcome<rt::socket>> connect_and_ask(exchange& e) {
   CO_TRY(const rt::socket_address address, rt::socket_address::unix_path(e.path));
   auto connected = co_await rt::socket::connect(address);
   if (!connected)
@@ -69,41 +83,80 @@ rt::task<answer> exchange_lines(exchange& e) {
                             "no server answers at " + e.path + ": " +
                                 base::to_string(connected.error().code) +
                                 " (start one with lbd serve, or name another with --socket)"};
-  rt::socket& s = *connected;
-  time_limit limit(s, e);
+  rt::socket s = *std::move(connected);
   const auto sent = co_await s.send_all(base::as_bytes(e.request));
   if (!sent) co_return broken(e, "does not take the request");
-  auto line = co_await receive_line(s, e);
-  if (!line) co_return line.error();
-  auto response = jsonrpc::parse_response(*line);
-  if (!response) co_return broken(e, "does not speak JSON-RPC: " + response.error().message);
-  if (response->result == nullptr) co_return jsonrpc::to_failure(*response);
-  if (e.then == after_answer::wait_for_end) {
-    rt::buffer rest(4096);
-    while (true) {
-      const auto more = co_await s.recv_some(rest.span());
-      if (!more || *more == 0) break;
+  co_return s;
+}
+
+answer to_answer(const std::string& line, exchange& e) {
+  const auto response = jsonrpc::parse_response(line);
+  if (!response) return broken(e, "does not speak JSON-RPC: " + response.error().message);
+  if (response->result == nullptr) return jsonrpc::to_failure(*response);
+  return response->result;
+}
+
+rt::task<answer> exchange_lines(exchange& e) {
+  CO_TRY(rt::socket s, co_await connect_and_ask(e));
+  time_limit limit(s, e);
+  line_reader lines(s, e);
+  CO_TRY(const std::string line, co_await lines.next());
+  auto answered = to_answer(line, e);
+  if (!answered || e.then == after_answer::close) co_return answered;
+  while (!lines.ended()) (void)co_await lines.next();
+  if (e.timed_out) co_return broken(e, "");
+  co_return answered;
+}
+
+rt::task<base::outcome<void>> exchange_stream(exchange& e, const take_line& take) {
+  CO_TRY(rt::socket s, co_await connect_and_ask(e));
+  line_reader lines(s, e);
+  while (true) {
+    const auto line = co_await lines.next();
+    if (!line && lines.ended()) co_return base::outcome<void>{};
+    if (!line) co_return line.error();
+    const auto message = nlohmann::json::parse(*line, nullptr, false);
+    if (!message.contains("method")) {
+      const auto accepted = to_answer(*line, e);
+      if (!accepted) co_return accepted.error();
+      continue;
     }
-    if (e.timed_out) co_return broken(e, "");
+    const auto taken = take(message);
+    if (!taken) co_return taken.error();
   }
-  co_return response->result;
+}
+
+base::outcome<exchange> make_exchange(const client_target& to, const std::string& method,
+                                      const nlohmann::json& params) {
+  exchange e;
+  TRY(e.path, find_socket(to.socket));
+  e.request = jsonrpc::build_request(jsonrpc::number_id(1), method, params);
+  return e;
+}
+
+base::outcome<std::unique_ptr<rt::runtime>> client_runtime() {
+  rt::runtime_options options;
+  options.reactors = 1;
+  options.how = rt::backend::threads;
+  return rt::runtime::start(options);
 }
 
 }  // namespace
 
 answer call_server(const client_target& to, const std::string& method, const nlohmann::json& params,
                    after_answer then, uint64_t limit_ms) {
-  TRY(std::string path, find_socket(to.socket));
-  rt::runtime_options options;
-  options.reactors = 1;
-  options.how = rt::backend::threads;
-  TRY(const auto runtime, rt::runtime::start(options));
-  exchange e;
-  e.path = std::move(path);
-  e.request = jsonrpc::build_request(jsonrpc::number_id(1), method, params);
+  TRY(exchange e, make_exchange(to, method, params));
+  TRY(const auto runtime, client_runtime());
   e.then = then;
   e.limit_ms = limit_ms;
   return runtime->run_until(exchange_lines(e));
+}
+
+base::outcome<void> follow_server(const client_target& to, const std::string& method,
+                                  const nlohmann::json& params, const take_line& take) {
+  TRY(exchange e, make_exchange(to, method, params));
+  TRY(const auto runtime, client_runtime());
+  return runtime->run_until(exchange_stream(e, take));
 }
 
 }  // namespace lbd::ctl

@@ -2,6 +2,7 @@
 // One request to a running server over its management socket.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -22,5 +23,11 @@ base::outcome<std::shared_ptr<const nlohmann::json>> call_server(const client_ta
                                                                  const nlohmann::json& params,
                                                                  after_answer then,
                                                                  uint64_t limit_ms);
+
+// Sends `method`, and gives every notification that comes to `take`, until that fails or the server
+// closes the connection.
+using take_line = std::function<base::outcome<void>(const nlohmann::json& notification)>;
+base::outcome<void> follow_server(const client_target& to, const std::string& method,
+                                  const nlohmann::json& params, const take_line& take);
 
 }  // namespace lbd::ctl

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/client_commands.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "ctl/client.h"
 #include "ctl/report.h"
+#include "ctl/runtime_dir.h"
 #include "ctl/say.h"
+#include "rt/reactor.h"
 
 namespace lbd::ctl {
 namespace {
@@ -18,6 +22,25 @@ constexpr uint64_t slow_answer_ms = 120'000;
 int printed(std::string_view command, const std::string& text) {
   if (print(text)) return exit_ok;
   return fail(command, {base::errc::io, "cannot write to standard output"});
+}
+
+// As udevadm shows them: seconds of the monotonic clock, the action, the device, its variables.
+std::string event_text(const nlohmann::json& event) {
+  const uint64_t us = rt::reactor::current().now_ns() / 1000;
+  std::string out =
+      fmt::format("KERNEL[{}.{:06}] {:<8} {} (block)\n", us / 1'000'000, us % 1'000'000,
+                  event.value("action", ""), event.value("devpath", ""));
+  for (const auto& v : event.value("variables", nlohmann::json::array()))
+    out += (v.is_string() ? v.get<std::string>() : v.dump()) + "\n";
+  return out + "\n";
+}
+
+base::outcome<void> show_event(const nlohmann::json& told, bool as_json) {
+  const nlohmann::json event = told.value("params", nlohmann::json::object());
+  if (told.at("method") == "events.lost")
+    return base::failure{base::errc::overflow, event.value("message", "events were lost")};
+  if (print(as_json ? event.dump() + "\n" : event_text(event))) return {};
+  return base::failure{base::errc::io, "cannot write to standard output"};
 }
 
 }  // namespace
@@ -43,6 +66,19 @@ int run_shutdown(const shutdown_command& what) {
   const auto answer = call_server(what.to, "shutdown", nlohmann::json::object(),
                                   after_answer::wait_for_end, slow_answer_ms);
   if (!answer) return fail("shutdown", answer.error());
+  return exit_ok;
+}
+
+int run_monitor(const monitor_command& what) {
+  const auto path = find_daemon_socket(what.to.socket);
+  if (!path) return fail("monitor", path.error());
+  if (!what.json)
+    print("monitor will print the received events for:\nKERNEL - the kernel uevent\n\n");
+  const take_line take = [&what](const nlohmann::json& told) {
+    return show_event(told, what.json);
+  };
+  const auto done = follow_server({*path}, "events.subscribe", nlohmann::json::object(), take);
+  if (!done) return fail("monitor", done.error());
   return exit_ok;
 }
 

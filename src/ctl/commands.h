@@ -129,6 +129,12 @@ struct device_command {
   uint32_t event_number = 0;                 // wait
 };
 
+// Prints the events of a daemon's devices as they come.
+struct monitor_command {
+  client_target to;
+  bool json = false;
+};
+
 // Commands on files at rest.
 struct commit_command {
   stack_spec stack;
@@ -156,9 +162,10 @@ struct print_command {
   std::string text;
 };
 
-using command = std::variant<serve_command, daemon_command, device_command, ping_command,
-                             info_command, shutdown_command, add_layer_command, commit_command,
-                             flatten_command, map_command, run_command, print_command>;
+using command =
+    std::variant<serve_command, daemon_command, device_command, monitor_command, ping_command,
+                 info_command, shutdown_command, add_layer_command, commit_command, flatten_command,
+                 map_command, run_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

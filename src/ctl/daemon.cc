@@ -23,6 +23,7 @@ daemon::daemon(rt::runtime& runtime, daemon_places places, std::unique_ptr<sourc
       sources_(runtime, std::move(numbers)),
       devices_(runtime, sources_) {
   add_server_methods(methods_, *this);
+  add_event_methods(methods_, events_);
   add_parts(*this);
 }
 

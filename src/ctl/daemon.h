@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "ctl/event_hub.h"
 #include "ctl/management.h"
 #include "ctl/rpc.h"
 #include "ctl/source_registry.h"
@@ -46,6 +47,7 @@ class daemon final : private server_control {
   stack::device_manager& devices() noexcept { return devices_; }
   source_registry& sources() noexcept { return sources_; }
   rpc_methods& methods() noexcept { return methods_; }
+  event_hub& events() noexcept { return events_; }
   // For sockets and the like: private to the user.
   const std::string& runtime_folder() const noexcept { return places_.runtime_folder; }
   // Closed in reverse order.
@@ -75,6 +77,7 @@ class daemon final : private server_control {
   const uint64_t started_ns_;
   source_registry sources_;
   stack::device_manager devices_;
+  event_hub events_{devices_};
   rpc_methods methods_;
   rpc_handler rpc_{methods_};
   line_server control_{rpc_, "control"};

@@ -15,6 +15,7 @@ struct runner {
   int operator()(const serve_command& c) const { return run_serve(c); }
   int operator()(const daemon_command& c) const { return run_daemon(c); }
   int operator()(const device_command& c) const { return run_device(c); }
+  int operator()(const monitor_command& c) const { return run_monitor(c); }
   int operator()(const ping_command& c) const { return run_ping(c); }
   int operator()(const info_command& c) const { return run_info(c); }
   int operator()(const shutdown_command& c) const { return run_shutdown(c); }

@@ -115,6 +115,7 @@ outcome<device_state> device_manager::rename(device_key key, std::string new_nam
   e->name = std::move(new_name);
   by_name_.emplace(e->name, e);
   raise_event(*e, {});
+  tell(*e, "change", {});
   return state_of(*e);
 }
 
@@ -130,6 +131,7 @@ outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid)
                                     " because uuid is already set to " + e->uuid};
   e->uuid = std::move(uuid);
   raise_event(*e, {});
+  tell(*e, "change", {});
   return state_of(*e);
 }
 

@@ -147,6 +147,7 @@ class device_manager {
   struct live_table;
   struct entry;
   class context;
+  struct raised;
   class use;
   using entry_ptr = std::shared_ptr<entry>;
 

@@ -83,6 +83,22 @@ std::vector<std::string> split_args(const std::string& text) {
   return words;
 }
 
+// A target's event on its way to reactor 0. Frees itself.
+struct device_manager::raised final : rt::message {
+  raised(std::weak_ptr<device_manager> m, std::weak_ptr<entry> e, std::vector<std::string> v)
+      : manager(std::move(m)), where(std::move(e)), variables(std::move(v)) {
+    run = [](rt::message& posted) {
+      const std::unique_ptr<raised> self(static_cast<raised*>(&posted));
+      const auto to = self->manager.lock();
+      const entry_ptr which = self->where.lock();
+      if (to && which && !which->gone) to->raise_event(*which, std::move(self->variables));
+    };
+  }
+  const std::weak_ptr<device_manager> manager;
+  const std::weak_ptr<entry> where;
+  std::vector<std::string> variables;
+};
+
 // What a constructor sees of its surroundings.
 class device_manager::context final : public block::target_context {
  public:
@@ -136,10 +152,11 @@ class device_manager::context final : public block::target_context {
 
   std::function<void(std::vector<std::string>)> event_sink() override {
     return [manager = std::weak_ptr<device_manager>(manager_.self_),
-            where = std::weak_ptr<entry>(entry_)](std::vector<std::string> variables) {
-      const auto m = manager.lock();
-      const entry_ptr e = where.lock();
-      if (m && e && !e->gone) m->raise_event(*e, std::move(variables));
+            where = std::weak_ptr<entry>(entry_),
+            home = &manager_.runtime_.at(0)](std::vector<std::string> variables) {
+      auto* const told = new raised(manager, where, std::move(variables));
+      if (&rt::reactor::current() == home) return told->run(*told);
+      home->post(*told);
     };
   }
 
@@ -331,6 +348,7 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
     if (e->suspended) co_return failure{errc::inval, "the device has no table"};
     co_return outcome<void>{};
   }
+  const uint64_t size_before = e->core.limits().size_bytes;
   if (e->inactive) {
     co_await suspend_locked(e, how);
     std::unique_ptr<live_table> next = std::move(e->inactive);
@@ -359,7 +377,9 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
   for (const auto& l : e->live->lines) co_await l.target->resumed();
   e->suspended = false;
   co_await e->core.resume();
-  tell(*e, "change", {});
+  const uint64_t size_now = e->core.limits().size_bytes;
+  const bool resized = size_before != 0 && size_now != 0 && size_now != size_before;
+  tell(*e, "change", resized ? std::vector<std::string>{"RESIZE=1"} : std::vector<std::string>{});
   co_return outcome<void>{};
 }
 

@@ -102,7 +102,7 @@ base::outcome<response> parse_response(std::string_view line) {
   const auto refuse = [](const char* why) {
     return failure{errc::protocol, std::string("the answer ") + why};
   };
-  if (line.size() > max_message_bytes) return refuse("is too long");
+  if (line.size() > max_response_bytes) return refuse("is too long");
   if (is_too_deep(line)) return refuse("is nested too deeply");
   const json message = parse_text(line);
   if (!message.is_object() || message.value("jsonrpc", json()) != "2.0") {

@@ -15,6 +15,7 @@
 namespace lbd::jsonrpc {
 
 inline constexpr size_t max_message_bytes = size_t{1} << 20;
+inline constexpr size_t max_response_bytes = 16 * max_message_bytes;
 inline constexpr unsigned max_depth = 32;
 
 // The specification's error codes. Errors of the application are positive errno values, with the
