@@ -25,6 +25,9 @@ inline constexpr unsigned handshakes = 128;
 // A client's time for its handshake, and for taking a reply that is ready.
 inline constexpr uint64_t handshake_ns = 10'000'000'000;
 inline constexpr uint64_t stalled_send_ns = 60'000'000'000;
+// Requests in flight of one mounted folder, and the payload bytes that they hold.
+inline constexpr unsigned requests_per_mount = 4096;
+inline constexpr uint64_t bytes_per_mount = uint64_t{256} << 20;
 // Layers of one stack.
 inline constexpr unsigned layers = 4000;
 // Bytes that are written at once where zeros or copies go through memory.

@@ -39,6 +39,8 @@ SEPARATE = ("target", "store", "export")
 # ones must not spread, so they are for .cc files alone.
 FOREIGN = {
     "liburing": ["rt"],
+    "fuse_lowlevel.h": ["export"],
+    "linux/fuse.h": ["export"],
     "fmt/": ["*"],
     "nlohmann/json_fwd.hpp": ["wire", "ctl", "app"],  # declarations only: fit for headers
     "nlohmann/": ["wire", "ctl", "app"],
@@ -55,6 +57,7 @@ CC_ONLY = ("fmt/", "nlohmann/", "CLI/", "openssl/")
 # The same libraries by the names that CMake knows them by.
 FOREIGN_TARGETS = {
     "PkgConfig::URING": "liburing",
+    "PkgConfig::FUSE": "fuse_lowlevel.h",
     "fmt::fmt": "fmt/",
     "fmt::fmt-header-only": "fmt/",
     "nlohmann_json::nlohmann_json": "nlohmann/",
