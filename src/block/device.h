@@ -16,6 +16,7 @@
 #include "block/bounds.h"
 #include "rt/cancel.h"
 #include "rt/io.h"
+#include "rt/reactor.h"
 #include "rt/task.h"
 
 namespace lbd::block {
@@ -93,6 +94,19 @@ class extent_list {
   size_t most_;
 };
 
+// A reading of the reactor's clock, made when first asked for: all who measure one request share
+// it.
+class moment {
+ public:
+  uint64_t ns() noexcept {
+    if (ns_ == 0) ns_ = rt::reactor::current().now_ns();
+    return ns_;
+  }
+
+ private:
+  uint64_t ns_ = 0;
+};
+
 // Something on the way of a routed request that wants to know when it ends: a gate's counter, a
 // latency clock, a snapshot's pending read, a path selector. Called once, on the reactor of the
 // walk.
@@ -100,6 +114,10 @@ class crossing {
  public:
   // `cookie` is what the device pushed; `code` is errc::ok or the request's error.
   virtual void leave(uint64_t cookie, errc code) noexcept = 0;
+  // The same for those who measure: `end` is when the path is left.
+  virtual void leave_at(uint64_t cookie, errc code, moment& /*end*/) noexcept {
+    leave(cookie, code);
+  }
   // Asked before leave() when a request has failed that can be sent once more: true when it would
   // take another way, because the device has marked the one that failed, or waits for a new table.
   virtual bool again(uint64_t /*cookie*/, errc /*code*/) noexcept { return false; }
@@ -112,7 +130,10 @@ class crossing {
 class path {
  public:
   path() = default;
-  path(path&& o) noexcept : entries_(o.entries_), count_(std::exchange(o.count_, 0)) {}
+  path(path&& o) noexcept
+      : entries_(o.entries_),
+        begin_(std::exchange(o.begin_, moment())),
+        count_(std::exchange(o.count_, 0)) {}
   path& operator=(path&&) = delete;
   ~path() { leave(errc::canceled); }
 
@@ -120,25 +141,31 @@ class path {
   unsigned count() const noexcept { return count_; }
   // REQUIRES: !full().
   void push(crossing& c, uint64_t cookie) noexcept { entries_[count_++] = {&c, cookie}; }
+  // When the request set out: the first device that measures it, asked at route().
+  moment& begin() noexcept { return begin_; }
   void leave(errc code) noexcept {
+    moment end;
     while (count_ > 0) {
       const entry& e = entries_[--count_];
-      e.who->leave(e.cookie, code);
+      e.who->leave_at(e.cookie, code, end);
     }
+    begin_ = moment();
   }
   // Leaves the path of a request that can be sent once more. True: it failed, but is to be walked
   // and sent again from where this walk began. What lies above the device that says so sees no
   // failure.
   [[nodiscard]] bool leave_for_retry(errc code) noexcept {
     bool retry = false;
+    moment end;
     while (count_ > 0) {
       const entry& e = entries_[--count_];
       const bool asked = code != errc::ok && e.who->again(e.cookie, code);
-      e.who->leave(e.cookie, code);
+      e.who->leave_at(e.cookie, code, end);
       if (!asked) continue;
       retry = true;
       code = errc::ok;
     }
+    begin_ = moment();
     return retry;
   }
   // Takes back the newest crossings down to `count` (a route that could not be taken after all).
@@ -155,6 +182,7 @@ class path {
     uint64_t cookie;
   };
   std::array<entry, bounds::path_crossings> entries_;
+  moment begin_;
   unsigned count_ = 0;
 };
 

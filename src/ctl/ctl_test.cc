@@ -141,12 +141,14 @@ TEST(report, text_and_lines_tell_layers_clients_and_counters) {
     EXPECT_THAT(text, HasSubstr(part));
   const auto lines = to_lines(sample_report());
   EXPECT_THAT(
-      lines, testing::IsSupersetOf(
-                 {Pair("device", "disk"), Pair("size_bytes", "1048576"), Pair("read_requests", "3"),
-                  Pair("layers", "2"), Pair("layer0_kind", "expandable"),
-                  Pair("layer0_path", "/a/top"), Pair("layer0_allocated_bytes", "4096"),
-                  Pair("layer0_read_bytes", "12288"), Pair("layer1_kind", "nbd"),
-                  Pair("clients", "1"), Pair("client0_peer", "127.0.0.1:4000")}));
+      lines,
+      testing::IsSupersetOf(
+          {Pair("device", "disk"), Pair("size_bytes", "1048576"), Pair("read_requests", "3"),
+           Pair("layers", "2"), Pair("layer0_kind", "expandable"), Pair("layer0_path", "/a/top"),
+           Pair("layer0_allocated_bytes", "4096"), Pair("layer0_read_bytes", "12288"),
+           Pair("layer1_kind", "nbd"), Pair("read_latency_p50_ns", "16"),
+           Pair("layer0_read_latency_p99_ns", "16"), Pair("layer0_read_latency_log2_ns", "0 0 1 2"),
+           Pair("clients", "1"), Pair("client0_peer", "127.0.0.1:4000")}));
 }
 
 TEST(report, percentiles_are_upper_bounds_of_their_buckets) {

@@ -33,6 +33,14 @@ void add_operation_lines(lines& out, const std::string& prefix,
     out.emplace_back(prefix + o.name + "_requests", std::to_string(o.requests));
     if (data) out.emplace_back(prefix + o.name + "_bytes", std::to_string(o.bytes));
     out.emplace_back(prefix + o.name + "_errors", std::to_string(o.errors));
+    if (o.latency.empty()) continue;
+    const std::string latency = prefix + o.name + "_latency_";
+    out.emplace_back(latency + "p50_ns", std::to_string(percentile_ns(o.latency, 0.5)));
+    out.emplace_back(latency + "p99_ns", std::to_string(percentile_ns(o.latency, 0.99)));
+    std::string histogram;
+    for (const uint64_t n : o.latency)
+      histogram += (histogram.empty() ? "" : " ") + std::to_string(n);
+    out.emplace_back(latency + "log2_ns", std::move(histogram));
   }
 }
 

@@ -56,11 +56,14 @@ class restricted_device final : public block::block_device {
   block::limits limits_;
 };
 
-operation_report plain_operation(const char* name, uint64_t requests, uint64_t bytes) {
+operation_report to_operation(const char* name, const block::op_totals& t) {
   operation_report out;
   out.name = name;
-  out.requests = requests;
-  out.bytes = bytes;
+  out.requests = t.requests;
+  out.bytes = t.bytes;
+  out.errors = t.errors;
+  out.latency.assign(t.latency.begin(), t.latency.end());
+  while (!out.latency.empty() && out.latency.back() == 0) out.latency.pop_back();
   return out;
 }
 
@@ -74,14 +77,8 @@ std::optional<uint64_t> allocated_bytes(const open_layer& layer) {
 
 std::vector<operation_report> to_operations(const stack::device_totals& totals) {
   std::vector<operation_report> out;
-  for (size_t i = 0; i < block::op_count; ++i) {
-    const stack::op_totals& t = totals[i];
-    operation_report o = plain_operation(operation_names[i], t.requests, t.bytes);
-    o.errors = t.errors;
-    o.latency.assign(t.latency.begin(), t.latency.end());
-    while (!o.latency.empty() && o.latency.back() == 0) o.latency.pop_back();
-    out.push_back(std::move(o));
-  }
+  for (size_t i = 0; i < block::op_count; ++i)
+    out.push_back(to_operation(operation_names[i], totals[i]));
   return out;
 }
 
@@ -151,9 +148,7 @@ rt::task<outcome<std::unique_ptr<stack::table>>> served_stack::put_on_top(open_l
     for (size_t i = 0; i < layers_.size(); ++i) {
       const overlay::layer_totals t = overlay_->totals(i);
       earlier_[i].reads += t.reads;
-      earlier_[i].read_bytes += t.read_bytes;
       earlier_[i].writes += t.writes;
-      earlier_[i].written_bytes += t.written_bytes;
     }
   }
   layers_.front().writable = false;
@@ -212,12 +207,9 @@ device_report served_stack::report() const {
     r.allocated_bytes = allocated_bytes(l);
     r.writable = l.writable && !read_only_;
     if (overlay_ != nullptr) {
-      const overlay::layer_totals t = overlay_->totals(i);
-      const overlay::layer_totals& e = earlier_[i];
-      r.operations.push_back(
-          plain_operation("read", t.reads + e.reads, t.read_bytes + e.read_bytes));
-      r.operations.push_back(
-          plain_operation("write", t.writes + e.writes, t.written_bytes + e.written_bytes));
+      overlay::layer_totals t = overlay_->totals(i);
+      r.operations.push_back(to_operation("read", t.reads += earlier_[i].reads));
+      r.operations.push_back(to_operation("write", t.writes += earlier_[i].writes));
     } else if (i == 0) {
       r.operations = out.operations;
     }

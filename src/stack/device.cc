@@ -57,23 +57,26 @@ void device::adopt(std::unique_ptr<table> next) {
   live_ = std::move(next);
 }
 
-void device::count_start(op what, uint64_t bytes, uint64_t& cookie) noexcept {
-  rt::reactor& here = rt::reactor::current();
-  cookie = make_cookie(what, here.now_ns());
-  counters_.started(here.index(), what, bytes);
+uint64_t device::count_start(op what, uint64_t bytes, block::moment& begin) noexcept {
+  counters_.started(rt::reactor::current().index(), what, bytes);
+  return make_cookie(what, begin.ns());
 }
 
-void device::count_end(uint64_t cookie, errc code) noexcept {
-  rt::reactor& here = rt::reactor::current();
+void device::count_end(uint64_t cookie, errc code, block::moment& end) noexcept {
   const auto what = static_cast<op>(cookie & ((1u << op_bits) - 1));
   const uint64_t started = cookie >> op_bits;
   const bool failed = code != errc::ok && !again(cookie, code);
-  counters_.finished(here.index(), what, here.now_ns() - started, failed);
+  counters_.finished(rt::reactor::current().index(), what, end.ns() - started, failed);
+}
+
+void device::leave(uint64_t cookie, errc code) noexcept {
+  block::moment end;
+  leave_at(cookie, code, end);
 }
 
 // The end of a routed request.
-void device::leave(uint64_t cookie, errc code) noexcept {
-  count_end(cookie, code);
+void device::leave_at(uint64_t cookie, errc code, block::moment& end) noexcept {
+  count_end(cookie, code, end);
   gate_.leave();
 }
 
@@ -106,9 +109,7 @@ block::routed device::route(op what, uint64_t offset, uint64_t length, block::pa
     gate_.leave();
     return {};
   }
-  uint64_t cookie = 0;
-  count_start(what, length, cookie);
-  way.push(*this, cookie);
+  way.push(*this, count_start(what, length, way.begin()));
   return {s->target.get(), offset - s->start};
 }
 

@@ -72,12 +72,14 @@ class device final : public block::block_device, private block::crossing {
  private:
   class visit;
   void leave(uint64_t cookie, base::errc code) noexcept override;
+  void leave_at(uint64_t cookie, base::errc code, block::moment& end) noexcept override;
   bool again(uint64_t cookie, base::errc code) noexcept override;
   // Whether a request that ended so is to be sent again; then it has waited until it can be.
   rt::task<bool> given_back(base::errc code);
   rt::task<bool> resumed_here();
-  void count_start(block::op what, uint64_t bytes, uint64_t& cookie) noexcept;
-  void count_end(uint64_t cookie, base::errc code) noexcept;
+  // Returns the cookie for count_end().
+  uint64_t count_start(block::op what, uint64_t bytes, block::moment& begin) noexcept;
+  void count_end(uint64_t cookie, base::errc code, block::moment& end) noexcept;
   rt::task<base::result<void>> flush_targets(block::io_opts io);
   // Inside the gate, whole units.
   rt::task<base::result<void>> read_inside(uint64_t offset, rt::segments to, block::io_opts io);

@@ -78,10 +78,10 @@ task<result<void>> device::alone(op what, uint64_t bytes, const work& w) {
       continue;
     }
     co_await gate_.close();
-    uint64_t cookie = 0;
-    count_start(what, bytes, cookie);
+    block::moment begin, end;
+    const uint64_t cookie = count_start(what, bytes, begin);
     const auto r = co_await w();
-    count_end(cookie, base::code_of(r));
+    count_end(cookie, base::code_of(r), end);
     co_await gate_.open();
     co_return r;
   }

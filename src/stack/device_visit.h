@@ -10,7 +10,8 @@ namespace lbd::stack {
 class device::visit {
  public:
   visit(device& d, block::op what, uint64_t bytes) noexcept : device_(d) {
-    d.count_start(what, bytes, cookie_);
+    block::moment begin;
+    cookie_ = d.count_start(what, bytes, begin);
   }
   visit(const visit&) = delete;
   visit& operator=(const visit&) = delete;

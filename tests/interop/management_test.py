@@ -253,6 +253,11 @@ class TextProtocol(Managed):
             text = "\n".join(lines)
             for word in (top, base, str(4 * MIB)):
                 self.assertIn(word, text)
+            values = dict(line.split(": ", 1) for line in lines if ": " in line)
+            for key in ("write", "read", "layer0_write", "layer1_read"):
+                histogram = [int(n) for n in values[f"{key}_latency_log2_ns"].split()]
+                self.assertEqual(sum(histogram), int(values[f"{key}_requests"]), key)
+                self.assertGreater(int(values[f"{key}_latency_p99_ns"]), 0, key)
             self.assertEqual(client.ask("PING"), "true")
 
     def test_live_add_layer_under_load(self):

@@ -16,6 +16,34 @@ using block::errc;
 using rt::segments;
 using rt::task;
 
+namespace {
+
+// What a routed request carries to its end, in 64 bits. The start keeps 46 bits of nanoseconds: 19
+// hours, after which a latency is taken modulo that.
+struct routed_cookie {
+  static constexpr size_t no_layer = 0xffff;
+  static constexpr unsigned time_shift = 18;
+  uint32_t epoch = 0;  // 0 or 1
+  bool is_write = false;
+  size_t layer = no_layer;
+  uint64_t begin_ns = 0;
+
+  routed_cookie() = default;
+  explicit routed_cookie(uint64_t packed) noexcept
+      : epoch(packed & 1),
+        is_write((packed & 2) != 0),
+        layer(packed >> 2 & no_layer),
+        begin_ns(packed >> time_shift) {}
+  uint64_t packed() const noexcept {
+    return begin_ns << time_shift | layer << 2 | (is_write ? 2u : 0u) | epoch;
+  }
+  uint64_t since(uint64_t now_ns) const noexcept {
+    return ((now_ns - begin_ns) << time_shift) >> time_shift;
+  }
+};
+
+}  // namespace
+
 device::device(rt::runtime& runtime, std::vector<member> members, block::change_layer* top,
                uint64_t size_bytes)
     : runtime_(runtime),
@@ -28,7 +56,7 @@ device::device(rt::runtime& runtime, std::vector<member> members, block::change_
       slots_(runtime.reactor_count()) {
   for (const member& m : members_)
     data_devices_.push_back(m.change ? &m.change->data_device() : m.flat.get());
-  for (slot& s : slots_) s.layers.resize(members_.size());
+  for (slot& s : slots_) s.layers = std::vector<lazy_counters>(members_.size());
   limits_.size_bytes = size_bytes;
   limits_.read_only = top_ == nullptr;
   idle_.set();
@@ -45,21 +73,30 @@ device::device(rt::runtime& runtime, std::vector<member> members, block::change_
 
 device::~device() = default;
 
-void device::leave(uint64_t cookie, errc) noexcept { epochs_.leave(static_cast<uint32_t>(cookie)); }
+void device::leave(uint64_t cookie, errc code) noexcept {
+  block::moment end;
+  leave_at(cookie, code, end);
+}
 
-void device::count(bool is_write, size_t layer, uint64_t bytes) noexcept {
-  layer_counters& c = slots_[rt::reactor::current().index()].layers[layer];
-  (is_write ? c.writes : c.reads).add(1);
-  (is_write ? c.written_bytes : c.read_bytes).add(bytes);
+void device::leave_at(uint64_t cookie, errc code, block::moment& end) noexcept {
+  const routed_cookie c(cookie);
+  if (c.layer != routed_cookie::no_layer)
+    counters_of(c.is_write, c.layer).finished(c.since(end.ns()), code != errc::ok);
+  epochs_.leave(c.epoch);
+}
+
+block::op_counters& device::counters_of(bool is_write, size_t layer) noexcept {
+  layer_counters& c = slots_[rt::reactor::current().index()].layers[layer].get();
+  return is_write ? c.writes : c.reads;
 }
 
 layer_totals device::totals(size_t layer) const noexcept {
   layer_totals t;
   for (const slot& s : slots_) {
-    t.reads += s.layers[layer].reads.get();
-    t.read_bytes += s.layers[layer].read_bytes.get();
-    t.writes += s.layers[layer].writes.get();
-    t.written_bytes += s.layers[layer].written_bytes.get();
+    const layer_counters* c = s.layers[layer].look();
+    if (c == nullptr) continue;
+    c->reads.add_to(t.reads);
+    c->writes.add_to(t.writes);
   }
   return t;
 }
@@ -105,9 +142,17 @@ block::routed device::route(block::op what, uint64_t offset, uint64_t length,
     epochs_.leave(epoch);
     return {};
   }
-  way.push(*this, epoch);
-  if (r.kind == run_kind::zero) return {zeros_.get(), offset};
-  count(is_write, r.layer, length);
+  routed_cookie cookie;
+  cookie.epoch = epoch;
+  cookie.is_write = is_write;
+  if (r.kind == run_kind::zero) {
+    way.push(*this, cookie.packed());
+    return {zeros_.get(), offset};
+  }
+  counters_of(is_write, r.layer).started(length);
+  cookie.layer = r.layer;
+  cookie.begin_ns = way.begin().ns();
+  way.push(*this, cookie.packed());
   return {data_devices_[r.layer], r.offset};
 }
 
@@ -179,12 +224,16 @@ task<result<void>> device::read_run(const run r, uint64_t offset, segments to) {
     case run_kind::zero:
       block::fill_zero(to);
       co_return result<void>{};
-    case run_kind::data:
-      count(false, r.layer, block::total_bytes(to));
-      co_return co_await block::read(*data_devices_[r.layer], r.offset, to, {});
-    case run_kind::opaque:
-      count(false, r.layer, block::total_bytes(to));
-      co_return co_await members_[r.layer].change->read(offset, to, {});
+    case run_kind::data: {
+      layer_visit here(*this, false, r.layer, block::total_bytes(to));
+      const auto done = co_await block::read(*data_devices_[r.layer], r.offset, to, {});
+      co_return here.ended(done);
+    }
+    case run_kind::opaque: {
+      layer_visit here(*this, false, r.layer, block::total_bytes(to));
+      const auto done = co_await members_[r.layer].change->read(offset, to, {});
+      co_return here.ended(done);
+    }
   }
   co_return io_error{errc::io, 0};
 }

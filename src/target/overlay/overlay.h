@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "block/counters.h"
 #include "block/device.h"
 #include "block/layer.h"
 #include "rt/gate.h"
@@ -30,10 +31,10 @@ struct member {
   std::string name;                           // for people
 };
 
-// Reads and writes of one layer, counted by the overlay.
+// Reads and writes of one layer, counted by the overlay. The latency of a request that is routed
+// counts from its start at the top; of others only the layer's own part.
 struct layer_totals {
-  uint64_t reads = 0, read_bytes = 0;
-  uint64_t writes = 0, written_bytes = 0;
+  block::op_totals reads, writes;
 };
 
 // The largest device: the merged map's directory is 32 MiB then.
@@ -85,10 +86,12 @@ class device final : public block::block_device, private block::crossing {
  private:
   struct alignas(64) slot;
   class epoch_visit;
+  class layer_visit;
   using lock_guard = rt::range_lock::guard;
 
   void leave(uint64_t cookie, base::errc code) noexcept override;
-  void count(bool is_write, size_t layer, uint64_t bytes) noexcept;
+  void leave_at(uint64_t cookie, base::errc code, block::moment& end) noexcept override;
+  block::op_counters& counters_of(bool is_write, size_t layer) noexcept;
   block::block_device& data_device(size_t layer) noexcept;
   bool find_place(uint64_t offset, uint64_t length, run& out) const noexcept;
   bool find_long_place(uint64_t offset, uint64_t length, run& out) const noexcept;

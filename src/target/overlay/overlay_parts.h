@@ -10,26 +10,55 @@
 
 namespace lbd::overlay {
 
-// Written by its reactor only, read by anyone.
-class layer_counter {
- public:
-  layer_counter() = default;
-  layer_counter(const layer_counter& o) : value_(o.get()) {}
-  void add(uint64_t n) noexcept {
-    value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
-  }
-  uint64_t get() const noexcept { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<uint64_t> value_{0};
+struct layer_counters {
+  block::op_counters reads, writes;
 };
 
-struct layer_counters {
-  layer_counter reads, read_bytes, writes, written_bytes;
+// Of one layer and one reactor, made when first needed: most of thousands of layers never are.
+class lazy_counters {
+ public:
+  lazy_counters() = default;
+  lazy_counters(const lazy_counters&) = delete;
+  lazy_counters& operator=(const lazy_counters&) = delete;
+  ~lazy_counters() { delete made_.load(std::memory_order_relaxed); }
+
+  // Its reactor only.
+  layer_counters& get() {
+    layer_counters* c = made_.load(std::memory_order_relaxed);
+    if (c == nullptr) {
+      c = new layer_counters;
+      made_.store(c, std::memory_order_release);
+    }
+    return *c;
+  }
+  // Anyone; nullptr: nothing was counted.
+  const layer_counters* look() const noexcept { return made_.load(std::memory_order_acquire); }
+
+ private:
+  std::atomic<layer_counters*> made_{nullptr};
 };
 
 struct alignas(64) device::slot {
-  std::vector<layer_counters> layers;
+  std::vector<lazy_counters> layers;
+};
+
+// A request to a layer that the overlay itself makes.
+class device::layer_visit {
+ public:
+  layer_visit(device& d, bool is_write, size_t layer, uint64_t bytes) noexcept
+      : counters_(d.counters_of(is_write, layer)), begin_ns_(rt::reactor::current().now_ns()) {
+    counters_.started(bytes);
+  }
+  layer_visit(const layer_visit&) = delete;
+  layer_visit& operator=(const layer_visit&) = delete;
+  base::result<void> ended(base::result<void> r) noexcept {
+    counters_.finished(rt::reactor::current().now_ns() - begin_ns_, !r);
+    return r;
+  }
+
+ private:
+  block::op_counters& counters_;
+  const uint64_t begin_ns_;
 };
 
 // Inside an epoch from construction on.

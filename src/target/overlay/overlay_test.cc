@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 #include <random>
 
 #include "block/segments.h"
@@ -267,6 +268,37 @@ TEST_P(overlay_device, routes_repeated_requests_without_a_coroutine) {
   way.leave(errc::ok);
   EXPECT_EQ(block::walk(*device_, block::op::write, 100, 512, way).device, device_.get());
   EXPECT_EQ(way.count(), 0u);
+}
+
+uint64_t measured(const block::op_totals& t) {
+  return std::accumulate(t.latency.begin(), t.latency.end(), uint64_t{0});
+}
+
+TEST_P(overlay_device, counts_requests_bytes_errors_and_latency_of_each_layer) {
+  make(2);
+  ASSERT_TRUE(write(131072, std::vector<std::byte>(131072, std::byte{3})));
+  const layer_totals before = device_->totals(0);
+  EXPECT_EQ(before.writes.bytes, 131072u);
+  EXPECT_EQ(measured(before.writes), before.writes.requests);
+  read(131072, 8192);  // by the map
+  read(135168, 4096);
+  {
+    const rt::reactor::scope here(rt_->at(0));
+    block::path way;
+    (void)block::walk(*device_, block::op::read, 131072, 512, way);
+    way.leave(errc::io);
+  }
+  read(0, 512);
+  const layer_totals top = device_->totals(0), middle = device_->totals(1),
+                     base = device_->totals(2);
+  EXPECT_EQ(top.reads.requests, before.reads.requests + 3);
+  EXPECT_EQ(top.reads.bytes, before.reads.bytes + 8192 + 4096 + 512);
+  EXPECT_EQ(top.reads.errors, 1u);
+  EXPECT_EQ(measured(top.reads), top.reads.requests);
+  EXPECT_GT(top.reads.percentile_ns(0.5), 0u);
+  EXPECT_EQ(middle.reads.requests + middle.writes.requests, 0u);
+  EXPECT_GE(base.reads.bytes, 512u);
+  EXPECT_EQ(measured(base.reads), base.reads.requests);
 }
 
 TEST_P(overlay_device, without_a_change_file_on_top_nothing_is_written) {

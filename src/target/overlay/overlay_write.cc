@@ -101,8 +101,9 @@ task<result<void>> device::write_span(uint64_t offset, segments from) {
     const block::segment_list piece(from, done, p.length_bytes);
     if (p.in_top) {
       const epoch_visit here(*this);
-      count(true, 0, p.length_bytes);
-      CO_CHECK(co_await data_devices_[0]->write(p.place, piece.view(), {}));
+      layer_visit counted(*this, true, 0, p.length_bytes);
+      const auto written = co_await data_devices_[0]->write(p.place, piece.view(), {});
+      CO_CHECK(counted.ended(written));
     } else {
       CO_CHECK(co_await write_new(offset + done, piece.view()));
     }
@@ -164,8 +165,9 @@ task<result<void>> device::store_granules(uint64_t offset, segments from) {
     while (next < taken.size() && taken[next].device_offset == taken[i].device_offset + n)
       n += taken[next++].length_bytes;
     const block::segment_list piece(from, taken[i].offset - offset, n);
-    count(true, 0, n);
+    layer_visit counted(*this, true, 0, n);
     failed = co_await data_devices_[0]->write(taken[i].device_offset, piece.view(), {});
+    failed = counted.ended(failed);
     i = next;
   }
   for (const block::allocation& a : taken) {
