@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "app/daemon_options.h"
+#include "app/image_options.h"
 #include "app/options.h"
 #include "app/run_options.h"
 #include "base/checked_math.h"
@@ -25,14 +26,17 @@ constexpr const char* layers_text =
 
 void add_layer_options(CLI::App& to) {
   add_value(to, "-E,--expandable", "FILE",
-            "Change file: holds only what was written (qcow2); made if missing", layers_text);
-  add_value(to, "-f,--flat", "FILE", "Flat file or block device", layers_text);
+            "Change file: holds only what was written (qcow2); made if missing; also "
+            "gluster://SERVER/VOLUME/PATH",
+            layers_text);
+  add_value(to, "-f,--flat", "FILE", "Flat file, block device or gluster://SERVER/VOLUME/PATH",
+            layers_text);
   add_value(to, "-n,--nbd", "HOST:PORT|URI",
             "Another NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH",
             layers_text);
   add_value(to, "--source", "URI",
             "Any source: mem:1G, null:10T, file:PATH, qcow2:PATH (an existing image, read-only), "
-            "nbd://...",
+            "nbd://..., gluster://...",
             layers_text);
 }
 
@@ -113,6 +117,7 @@ std::unique_ptr<CLI::App> make_app() {
   add_run(*app);
   add_client_commands(*app);
   add_offline_commands(*app);
+  add_image_commands(*app);
   CLI::App& completion = *app->add_subcommand("completion", "Print a completion script");
   add_value(completion, "SHELL", "", "bash", "Positionals")->required();
   app->footer(
@@ -279,6 +284,7 @@ outcome<ctl::command> read_commit(const reader& from) {
 
 outcome<ctl::command> read_command(const CLI::App& app) {
   if (app.get_name() == "device") return read_device(*app.get_subcommands().front());
+  if (app.get_name() == "image") return read_image(*app.get_subcommands().front());
   const reader from(app);
   const std::string name = app.get_name();
   if (name == "serve") return read_serve(from);

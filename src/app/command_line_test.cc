@@ -147,6 +147,20 @@ TEST(command_line, offline_commands) {
   EXPECT_THAT(error_of("map"), HasSubstr("no layer"));
 }
 
+TEST(command_line, image_commands) {
+  const auto made = get<ctl::image_command>("image create gluster://h/v/a 1G");
+  EXPECT_EQ(made.verb, ctl::image_verb::create);
+  EXPECT_EQ(made.image, "gluster://h/v/a");
+  EXPECT_EQ(made.size_bytes, 1u << 30);
+  EXPECT_TRUE(get<ctl::image_command>("image resize --shrink gluster://h/v/a 512").shrink);
+  EXPECT_TRUE(get<ctl::image_command>("image ls gluster://h/v --json").json);
+  EXPECT_EQ(get<ctl::image_command>("image rm gluster://h/v/a").verb, ctl::image_verb::remove);
+  EXPECT_THAT(error_of("image create gluster://h/v/a 1x"), HasSubstr("SIZE"));
+  EXPECT_THAT(error_of("image create gluster://h/v/a 513"), HasSubstr("multiple of 512"));
+  EXPECT_THAT(error_of("image create gluster://h/v/a"), HasSubstr("SIZE"));
+  EXPECT_THAT(error_of("image"), HasSubstr("--help"));
+}
+
 TEST(command_line, errors_are_one_line_that_names_the_option_and_the_help) {
   for (const char* line :
        {"", "frob", "serve", "serve --frob", "serve x", "serve -l", "serve -l x:y -f z",

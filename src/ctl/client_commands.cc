@@ -83,10 +83,14 @@ int run_monitor(const monitor_command& what) {
 }
 
 int run_add_layer(const add_layer_command& what) {
-  // The server has another working directory.
-  std::error_code error;
-  const auto absolute = std::filesystem::absolute(what.file, error);
-  nlohmann::json params = {{"file", error ? what.file : absolute.lexically_normal().string()}};
+  std::string file = what.file;
+  if (!uri::has_gluster_scheme(file)) {
+    // The server has another working directory.
+    std::error_code error;
+    const auto absolute = std::filesystem::absolute(file, error);
+    if (!error) file = absolute.lexically_normal().string();
+  }
+  nlohmann::json params = {{"file", file}};
   if (!what.device.empty()) params["device"] = what.device;
   const auto answer =
       call_server(what.to, "add_layer", params, after_answer::close, slow_answer_ms);

@@ -157,6 +157,16 @@ struct run_command {
   base::log_level log_level = base::log_level::off;  // of such a daemon
 };
 
+// `lbd image VERB`: images on Gluster volumes at rest.
+enum class image_verb { create, info, resize, remove, list };
+struct image_command {
+  image_verb verb = image_verb::info;
+  std::string image;        // URI; list: of a folder
+  uint64_t size_bytes = 0;  // create, resize
+  bool shrink = false;      // resize: smaller is meant
+  bool json = false;        // info, list
+};
+
 // Text that the command line asked for (--help, --version, completion).
 struct print_command {
   std::string text;
@@ -165,7 +175,7 @@ struct print_command {
 using command =
     std::variant<serve_command, daemon_command, device_command, monitor_command, ping_command,
                  info_command, shutdown_command, add_layer_command, commit_command, flatten_command,
-                 map_command, run_command, print_command>;
+                 map_command, image_command, run_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

@@ -6,6 +6,7 @@
 
 #include "base/size_text.h"
 #include "ctl/copy.h"
+#include "ctl/gluster_layer.h"
 #include "ctl/holdings.h"
 #include "ctl/new_file.h"
 #include "ctl/report.h"
@@ -138,9 +139,8 @@ rt::task<outcome<std::string>> commit(rt::runtime& runtime, const commit_command
   if (!closed) co_return closed.error();
   std::string text = "merged " + human_bytes(*merged) + " of " + top + " into " + below;
   if (!what.remove) co_return text + "; " + top + " is not needed any more\n";
-  std::error_code error;
-  if (!std::filesystem::remove(top, error))
-    co_return failure{errc::io, text + ", but cannot remove " + top + ": " + error.message()};
+  const auto removed = co_await remove_image(runtime, top);
+  if (!removed) co_return failure{errc::io, text + ", but " + removed.error().message};
   co_return text + " and removed it\n";
 }
 
@@ -204,12 +204,12 @@ rt::task<outcome<void>> flatten_top(overlay::device& over, const open_layers& st
 
 // Takes the recorded name of the layer below out of a closed change file: the fields
 // backing_file_offset and backing_file_size of the header, which lie in one sector.
-rt::task<outcome<void>> forget_backing(std::string path) {
+rt::task<outcome<void>> forget_backing(rt::runtime& runtime, std::string path) {
   constexpr uint64_t field_offset = 8;
   const std::array<std::byte, 12> none{};
   rt::open_options options;
   options.writable = true;
-  CO_TRY(const auto file, rt::os_files().open(path, options));
+  CO_TRY(const auto file, co_await open_image_file(runtime, path, options));
   auto done = co_await file->write_all(field_offset, none);
   if (done) {
     const auto synced = co_await file->sync_data();
@@ -242,7 +242,7 @@ rt::task<outcome<std::string>> flatten(rt::runtime& runtime, const flatten_comma
   const auto closed = co_await close_layers(stack.layers);
   if (!done) co_return done.error();
   if (!closed) co_return closed.error();
-  if (in_place) CO_CHECK(co_await forget_backing(top));
+  if (in_place) CO_CHECK(co_await forget_backing(runtime, top));
   co_return (in_place ? top : what.output) + " holds everything by itself now\n";
 }
 

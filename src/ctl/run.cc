@@ -3,6 +3,7 @@
 #include "ctl/commands.h"
 #include "ctl/daemon_command.h"
 #include "ctl/device_command.h"
+#include "ctl/image_command.h"
 #include "ctl/offline.h"
 #include "ctl/run_command.h"
 #include "ctl/say.h"
@@ -24,6 +25,7 @@ struct runner {
   int operator()(const flatten_command& c) const { return run_flatten(c); }
   int operator()(const map_command& c) const { return run_map(c); }
   int operator()(const run_command& c) const { return run_program(c); }
+  int operator()(const image_command& c) const { return run_image(c); }
   int operator()(const print_command& c) const { return print(c.text) ? exit_ok : exit_failed; }
 };
 

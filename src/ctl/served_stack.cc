@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/served_stack.h"
 
-#include <filesystem>
-
 #include "base/log.h"
+#include "ctl/gluster_layer.h"
 
 namespace lbd::ctl {
 namespace {
@@ -165,7 +164,8 @@ rt::task<outcome<void>> served_stack::add_layer(std::string path) {
                                       "written"};
   if (closed_) co_return failure{errc::shutdown, "the server is shutting down"};
   // Made before the device stops for a moment: that takes as long as the file system likes.
-  CO_TRY(open_layer added, co_await make_change_file(path, size_bytes_, layers_, options_));
+  CO_TRY(open_layer added,
+         co_await make_change_file(runtime_, path, size_bytes_, layers_, options_));
   auto file = added.change;
   stack::device::builder build = [this, &added](const stack::table&) {
     return put_on_top(std::move(added));
@@ -176,8 +176,7 @@ rt::task<outcome<void>> served_stack::add_layer(std::string path) {
     co_return swapped;
   }
   const auto closed = co_await file->close();
-  std::error_code ignored;
-  std::filesystem::remove(path, ignored);
+  (void)co_await remove_image(runtime_, path);
   if (!closed) base::log_warn("stack", "'" + path + "': " + base::to_string(closed.error().code));
   co_return swapped;
 }

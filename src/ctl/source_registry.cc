@@ -198,6 +198,8 @@ std::string source_registry::absolute(std::string source, const std::string& dir
   if (auto* file = std::get_if<uri::file_source>(&*parsed)) path = &file->path;
   if (auto* image = std::get_if<uri::qcow2_source>(&*parsed)) path = &image->path;
   if (auto* server = std::get_if<uri::nbd_source>(&*parsed)) path = &server->socket_path;
+  if (auto* on_gluster = std::get_if<uri::gluster_source>(&*parsed))
+    path = &on_gluster->socket_path;
   if (path == nullptr || path->empty() || path->starts_with('/')) return source;
   *path = absolute_path(*path, directory);
   return uri::to_text(*parsed);
@@ -282,9 +284,9 @@ rt::task<outcome<std::shared_ptr<source_registry::use>>> source_registry::open_n
 // The last holder has gone. Called by its destructor, which cannot wait for writing out.
 void source_registry::released(use& gone) {
   const entry_ptr e = gone.entry;
-  const bool waits = gone.stack != nullptr || gone.layer.nbd != nullptr;
+  const bool waits = gone.stack != nullptr || gone.layer.ends_slowly();
   if (gone.stack != nullptr) e->ended_stacks.push_back(std::move(gone.stack));
-  if (gone.layer.nbd != nullptr) e->ended_layers.push_back(std::move(gone.layer));
+  if (gone.layer.ends_slowly()) e->ended_layers.push_back(std::move(gone.layer));
   gone.layer = {};
   e->unlock(!e->reader.expired(), !e->writer.expired());
   if (waits) {

@@ -7,6 +7,7 @@
 #include "base/checked_math.h"
 #include "base/log.h"
 #include "base/size_text.h"
+#include "ctl/gluster_layer.h"
 #include "ctl/new_file.h"
 #include "store/file/file.h"
 #include "store/null/null.h"
@@ -32,6 +33,7 @@ outcome<uri::source> source_of(const layer_spec& spec) {
     case layer_option::expandable:
       return uri::source(uri::qcow2_source{spec.text});
     case layer_option::flat:
+      if (uri::has_gluster_scheme(spec.text)) return uri::parse_source(spec.text);
       return uri::source(uri::file_source{spec.text, false});
     case layer_option::source:
       return uri::parse_source(spec.text);
@@ -74,7 +76,7 @@ class opener {
     }
     if (const auto* memory = std::get_if<uri::memory_source>(&from)) co_return open_memory(*memory);
     if (const auto* image = std::get_if<uri::gluster_source>(&from))
-      co_return failure{errc::notsup, "'" + uri::to_text(*image) + "': no Gluster in this build"};
+      co_return co_await open_gluster_flat(runtime_, *image, writable_);
     co_return open_null(std::get<uri::null_source>(from));
   }
 
@@ -90,6 +92,8 @@ class opener {
     return out;
   }
   rt::task<outcome<open_layer>> open_change_file(std::string path) {
+    if (uri::has_gluster_scheme(path))
+      co_return co_await open_gluster_change_file(runtime_, path, writable_);
     store::change_file_options options;
     options.writable = writable_;
     CO_TRY(auto file, co_await store::change_file::open(rt::os_files(), path, options));
@@ -146,7 +150,7 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
   if (abandoned != nullptr && abandoned->load(std::memory_order_relaxed))
     co_return failure{errc::canceled, "stopped while opening " + to_text(spec)};
   const bool is_change_file = spec.how == layer_option::expandable;
-  if (is_change_file && !exists(spec.text))
+  if (is_change_file && !uri::has_gluster_scheme(spec.text) && !exists(spec.text))
     co_return at_layer(
         spec, writable ? "there is no such file"
                        : "there is no such file (only the topmost, writable layer is made)");
@@ -168,9 +172,14 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
 }
 
 // Whether the topmost layer is to be made now.
-bool makes_top(const stack_spec& spec, const open_mode& mode) {
+rt::task<outcome<bool>> makes_top(rt::runtime& runtime, const stack_spec& spec,
+                                  const open_mode& mode) {
   const layer_spec& top = spec.layers.front();
-  return mode.create && top.how == layer_option::expandable && !exists(top.text);
+  if (!mode.create || top.how != layer_option::expandable) co_return false;
+  if (!uri::has_gluster_scheme(top.text)) co_return !exists(top.text);
+  const auto there = co_await gluster_image_exists(runtime, top.text);
+  if (!there) co_return at_layer(top, there.error());
+  co_return !*there;
 }
 
 outcome<uint64_t> size_for_new(const stack_spec& spec, const std::vector<open_layer>& below) {
@@ -215,7 +224,7 @@ outcome<void> check_size(uint64_t size_bytes) {
 
 rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
                                  const open_mode& mode, open_layers& out) {
-  const bool make_top = makes_top(spec, mode);
+  CO_TRY(const bool make_top, co_await makes_top(runtime, spec, mode));
   for (size_t i = spec.layers.size(); i-- > (make_top ? 1u : 0u);) {
     co_await rt::yield_now{};  // thousands of layers: a signal to stop is heard between them
     auto opened =
@@ -228,8 +237,8 @@ rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
   CO_CHECK(check_size(*size));
   out.size_bytes = *size;
   if (!make_top) co_return outcome<void>{};
-  auto made =
-      co_await make_change_file(spec.layers.front().text, *size, out.layers, mode.change_files);
+  auto made = co_await make_change_file(runtime, spec.layers.front().text, *size, out.layers,
+                                        mode.change_files);
   if (!made) co_return at_layer(spec.layers.front(), made.error());
   out.layers.insert(out.layers.begin(), *std::move(made));
   co_return outcome<void>{};
@@ -243,12 +252,15 @@ struct backing {
 backing backing_for(const std::vector<open_layer>& below, uint64_t size_bytes) {
   if (below.empty()) return {};
   const open_layer& layer = below.front();
-  if (layer.path.size() > qcow2::max_backing_name_bytes) return {};
+  std::string name = layer.path;
+  if (uri::has_gluster_scheme(name))
+    if (const auto image = uri::parse_gluster(name)) name = uri::to_qemu_text(*image);
+  if (name.size() > qcow2::max_backing_name_bytes) return {};
   if (layer.kind == "memory" || layer.kind == "null") return {};
-  if (layer.change != nullptr) return {layer.path, "qcow2"};
+  if (layer.change != nullptr) return {name, "qcow2"};
   // Behind a flat layer's end QEMU sees zeros, LBD the next layer.
   if (below.size() > 1 && layer.size_bytes() < size_bytes) return {};
-  return {layer.path, "raw"};
+  return {name, "raw"};
 }
 
 }  // namespace
@@ -305,7 +317,8 @@ void warn_about_backing(const std::vector<open_layer>& layers) {
                               "' below it, which is not named: what it holds reads as zeros");
 }
 
-rt::task<outcome<open_layer>> make_change_file(std::string path, uint64_t size_bytes,
+rt::task<outcome<open_layer>> make_change_file(rt::runtime& runtime, std::string path,
+                                               uint64_t size_bytes,
                                                const std::vector<open_layer>& below,
                                                change_file_options options) {
   backing from = backing_for(below, size_bytes);
@@ -315,6 +328,8 @@ rt::task<outcome<open_layer>> make_change_file(std::string path, uint64_t size_b
     what.cluster_bits = static_cast<uint32_t>(std::bit_width(options.cluster_bytes) - 1);
   what.backing_name = std::move(from.name);
   what.backing_format = std::move(from.format);
+  if (uri::has_gluster_scheme(path))
+    co_return co_await make_gluster_change_file(runtime, path, std::move(what));
   new_files files;
   auto file = co_await store::change_file::create(files, path, what);
   outcome<void> done;
@@ -339,6 +354,7 @@ rt::task<outcome<void>> close_layers(std::vector<open_layer>& layers) {
   outcome<void> first;
   for (open_layer& l : layers) {
     if (l.nbd != nullptr) co_await l.nbd->close();
+    if (l.gluster != nullptr) co_await l.gluster->close();
     if (l.change == nullptr || !l.writable) continue;
     const auto closed = co_await l.change->close();
     if (!closed && first)

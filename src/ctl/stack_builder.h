@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "ctl/commands.h"
 #include "rt/runtime.h"
+#include "store/gluster/gluster.h"
 #include "store/memory/memory.h"
 #include "store/nbd/nbd.h"
 #include "store/qcow2/change_file.h"
@@ -23,17 +24,20 @@ namespace lbd::ctl {
 
 // A layer with everything that its kind offers beyond reading and writing.
 struct open_layer {
-  std::string kind;  // "expandable", "qcow2", "flat", "nbd", "memory", "null"
+  std::string kind;  // "expandable", "qcow2", "flat", "nbd", "gluster", "memory", "null"
   std::string path;  // or URI
   bool writable = false;
-  std::shared_ptr<store::change_file> change;    // expandable, qcow2
-  std::shared_ptr<block::block_device> flat;     // all others
-  std::shared_ptr<store::nbd_device> nbd;        // the same object as `flat`
-  std::shared_ptr<store::memory_device> memory;  // the same object as `flat`
+  std::shared_ptr<store::change_file> change;      // expandable, qcow2
+  std::shared_ptr<block::block_device> flat;       // all others
+  std::shared_ptr<store::nbd_device> nbd;          // the same object as `flat`
+  std::shared_ptr<store::memory_device> memory;    // the same object as `flat`
+  std::shared_ptr<store::gluster_device> gluster;  // the same object as `flat`
 
   block::block_device& device() const noexcept {
     return change != nullptr ? static_cast<block::block_device&>(*change) : *flat;
   }
+  // Its end takes time: close_layers() waits for it.
+  bool ends_slowly() const noexcept { return nbd != nullptr || gluster != nullptr; }
   uint64_t size_bytes() const noexcept { return device().limits().size_bytes; }
 };
 
@@ -70,7 +74,8 @@ base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string&
 // A new change file on top of `below` (topmost first; may be empty), with the name of the layer
 // below recorded for QEMU's tools where they can follow it. Its name is durable; nothing stays of
 // it after an error.
-rt::task<base::outcome<open_layer>> make_change_file(std::string path, uint64_t size_bytes,
+rt::task<base::outcome<open_layer>> make_change_file(rt::runtime& runtime, std::string path,
+                                                     uint64_t size_bytes,
                                                      const std::vector<open_layer>& below,
                                                      change_file_options options);
 

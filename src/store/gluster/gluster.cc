@@ -117,6 +117,23 @@ task<outcome<std::unique_ptr<gluster_device>>> gluster_device::open(rt::runtime&
   co_return std::unique_ptr<gluster_device>(new gluster_device(std::move(file)));
 }
 
+task<outcome<std::unique_ptr<gluster_device>>> gluster_device::make(rt::runtime& runtime,
+                                                                    uri::gluster_source from,
+                                                                    uint64_t size_bytes) {
+  rt::open_options options;
+  options.writable = options.create = options.exclusive = true;
+  CO_TRY(std::unique_ptr<gluster_file> file, co_await open_gluster_file(runtime, from, options));
+  auto sized = co_await file->resize(size_bytes);
+  if (sized) {
+    const auto synced = co_await file->sync_data();
+    if (!synced) sized = synced.error();
+  }
+  if (sized) co_return std::unique_ptr<gluster_device>(new gluster_device(std::move(file)));
+  co_await file->close();
+  (void)co_await remove_gluster_image(runtime, from);  // the first failure is the one to tell
+  co_return cannot("size", from, static_cast<int>(sized.error().code));
+}
+
 task<void> gluster_device::close() { return image().close(); }
 
 task<result<void>> gluster_device::extents(uint64_t offset, uint64_t length,
@@ -145,6 +162,29 @@ outcome<std::unique_ptr<rt::file>> opened_gluster_file::open(const std::string& 
 task<outcome<gluster_image_info>> gluster_image_status(rt::runtime& runtime,
                                                        uri::gluster_source image) {
   return on_volume(runtime, std::move(image), "look at", status_blocking);
+}
+
+task<outcome<void>> resize_gluster_image(rt::runtime& runtime, uri::gluster_source image,
+                                         uint64_t size_bytes, bool shrink) {
+  rt::open_options options;
+  options.writable = true;
+  CO_TRY(std::unique_ptr<gluster_file> file, co_await open_gluster_file(runtime, image, options));
+  const uint64_t has = file->info().size_bytes;
+  outcome<void> done;
+  if (size_bytes < has && !shrink) {
+    done = failure{errc::inval, "'" + uri::to_text(image) + "' has " + std::to_string(has) +
+                                    " bytes, and what lies behind the new end would be lost: say "
+                                    "--shrink if that is meant"};
+  } else {
+    auto sized = co_await file->resize(size_bytes);
+    if (sized) {
+      const auto synced = co_await file->sync_data();
+      if (!synced) sized = synced.error();
+    }
+    if (!sized) done = cannot("resize", image, static_cast<int>(sized.error().code));
+  }
+  co_await file->close();
+  co_return done;
 }
 
 task<outcome<void>> remove_gluster_image(rt::runtime& runtime, uri::gluster_source image) {

@@ -21,6 +21,10 @@ class gluster_device final : public block::file_device {
   static rt::task<base::outcome<std::unique_ptr<gluster_device>>> open(rt::runtime& runtime,
                                                                        uri::gluster_source from,
                                                                        bool writable);
+  // Makes a new image, all zeros, and opens it. Errors: exist; nothing stays of it after others.
+  static rt::task<base::outcome<std::unique_ptr<gluster_device>>> make(rt::runtime& runtime,
+                                                                       uri::gluster_source from,
+                                                                       uint64_t size_bytes);
   rt::task<base::result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
                                        block::io_opts io) override;
   // Closes and waits for that, at most 5 s. REQUIRES: no request in flight; none follows.
@@ -53,6 +57,9 @@ struct gluster_image_info {
 };
 rt::task<base::outcome<gluster_image_info>> gluster_image_status(rt::runtime& runtime,
                                                                  uri::gluster_source image);
+// Refuses to make an image smaller unless `shrink`.
+rt::task<base::outcome<void>> resize_gluster_image(rt::runtime& runtime, uri::gluster_source image,
+                                                   uint64_t size_bytes, bool shrink);
 rt::task<base::outcome<void>> remove_gluster_image(rt::runtime& runtime, uri::gluster_source image);
 // What lies in a folder, by name.
 rt::task<base::outcome<std::vector<gluster_image_info>>> list_gluster_folder(

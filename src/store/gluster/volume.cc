@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "store/gluster/volume.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include "base/log.h"
 
@@ -55,6 +57,14 @@ int set_options(const gfapi& api, glfs* fs, const option (&options)[N]) {
   return 0;
 }
 
+// The volume's own translator of statistics sets the level of the library's log again, so it has to
+// be told, too.
+const char* level_name(unsigned level) {
+  constexpr const char* names[] = {"NONE",    "CRITICAL", "CRITICAL", "CRITICAL", "ERROR",
+                                   "WARNING", "WARNING",  "INFO",     "DEBUG",    "TRACE"};
+  return names[std::min<size_t>(level, std::size(names) - 1)];
+}
+
 int configure(const gfapi& api, glfs* fs, const uri::gluster_source& from) {
   if (!from.socket_path.empty() &&
       api.set_volfile_server(fs, "unix", from.socket_path.c_str(), 0) != 0)
@@ -63,6 +73,8 @@ int configure(const gfapi& api, glfs* fs, const uri::gluster_source& from) {
     if (api.set_volfile_server(fs, "tcp", server.host.c_str(), server.port) != 0) return -1;
   const char* log = from.log_file.empty() ? "/dev/stderr" : from.log_file.c_str();
   if (api.set_logging(fs, log, static_cast<int>(from.log_level)) != 0) return -1;
+  if (api.set_xlator_option(fs, from.volume.c_str(), "log-level", level_name(from.log_level)) != 0)
+    return -1;
   const int rc =
       from.write_behind ? set_options(api, fs, kept_writes) : set_options(api, fs, safe_writes);
   return rc != 0 ? rc : set_options(api, fs, no_caches);
@@ -123,7 +135,10 @@ task<outcome<volume_ptr>> gluster_volumes::get_here(uri::gluster_source from) {
   });
   entry& e = entries_[key_of(from)];
   const auto held = co_await e.connecting.lock();
-  if (auto volume = e.volume.lock()) co_return volume;
+  if (auto volume = e.volume.lock()) {
+    keep_a_while(volume);
+    co_return volume;
+  }
   auto threads = std::make_shared<rt::blocking_threads>(threads_per_volume);
   auto work = [from, threads] { return connect(from, threads); };
   const uint64_t limit_s = from.timeout_s != 0 ? from.timeout_s : connect_limit_s;
@@ -132,8 +147,23 @@ task<outcome<volume_ptr>> gluster_volumes::get_here(uri::gluster_source from) {
   if (!connected)
     co_return failure{errc::timed_out, "cannot connect to " + who(from) + ": no answer in " +
                                            std::to_string(limit_s) + " s"};
-  if (*connected) e.volume = **connected;
+  if (*connected) {
+    e.volume = **connected;
+    keep_a_while(**connected);
+  }
   co_return *std::move(connected);
+}
+
+gluster_volumes::gluster_volumes() {
+  forget_.owner = this;
+  forget_.run = [](rt::timer& t) { static_cast<forget&>(t).owner->last_used_.reset(); };
+}
+
+gluster_volumes::~gluster_volumes() { home_.stop_timer(forget_); }
+
+void gluster_volumes::keep_a_while(std::shared_ptr<gluster_volume> volume) {
+  last_used_ = std::move(volume);
+  home_.start_timer(forget_, home_.now_ns() + keep_ns);
 }
 
 task<outcome<volume_ptr>> gluster_volumes::get(rt::runtime& runtime, uri::gluster_source from) {

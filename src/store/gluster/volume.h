@@ -60,9 +60,16 @@ class gluster_fd {
   std::atomic<glfs_fd*> fd_;
 };
 
-// The process's connections: one per volume and servers, as long as somebody uses it.
+// The process's connections: one per volume and servers, as long as somebody uses it. The one used
+// last is kept a moment longer: looking at an image and opening it then is one connection. Reactor
+// 0 only.
 class gluster_volumes {
  public:
+  gluster_volumes();
+  ~gluster_volumes();
+  gluster_volumes(const gluster_volumes&) = delete;
+  gluster_volumes& operator=(const gluster_volumes&) = delete;
+
   // Connects, or shares the connection that there is. On any reactor. Errors name the volume and
   // the servers; timed_out when the servers say nothing for `timeout=`, a minute without one.
   static rt::task<base::outcome<std::shared_ptr<gluster_volume>>> get(rt::runtime& runtime,
@@ -75,7 +82,17 @@ class gluster_volumes {
   };
   rt::task<base::outcome<std::shared_ptr<gluster_volume>>> get_here(uri::gluster_source from);
 
+  void keep_a_while(std::shared_ptr<gluster_volume> volume);
+
+  struct forget : rt::timer {
+    gluster_volumes* owner = nullptr;
+  };
+  static constexpr uint64_t keep_ns = 2'000'000'000;
+
+  rt::reactor& home_ = rt::reactor::current();
   std::map<std::string, entry> entries_;
+  std::shared_ptr<gluster_volume> last_used_;
+  forget forget_;
 };
 
 // "10.0.0.1:24007, 10.0.0.2:24007" or the socket's path: for people.

@@ -262,12 +262,15 @@ outcome<gluster_source> parse_uri(std::string_view text, gluster_path what) {
 
 }  // namespace
 
+bool has_gluster_scheme(std::string_view text) {
+  const std::string scheme = lower(text.substr(0, scheme_length(text)));
+  return scheme == "gluster" || scheme == "glusterfs" || scheme.starts_with("gluster+");
+}
+
 bool looks_like_gluster(std::string_view text) {
   if (text.empty() || text[0] == '/' || text[0] == '.') return false;
-  const size_t length = scheme_length(text);
-  if (length == 0) return split_at_form(text).has_value();
-  const std::string scheme = lower(text.substr(0, length));
-  return scheme == "gluster" || scheme == "glusterfs" || scheme.starts_with("gluster+");
+  if (scheme_length(text) == 0) return split_at_form(text).has_value();
+  return has_gluster_scheme(text);
 }
 
 outcome<gluster_source> parse_gluster(std::string_view text, gluster_path what) {
@@ -285,6 +288,15 @@ std::string gluster_hint(std::string_view text) {
   if (slash == std::string_view::npos || slash < 2 || slash + 1 == path.size()) return "";
   return " (for an image on Gluster: gluster://" + std::string(text.substr(0, colon)) +
          std::string(path) + ")";
+}
+
+std::string to_qemu_text(const gluster_source& s) {
+  gluster_source known;
+  if (!s.servers.empty()) known.servers.push_back(s.servers.front());
+  known.socket_path = s.socket_path;
+  known.volume = s.volume;
+  known.path = s.path;
+  return to_text(known);
 }
 
 std::string to_text(const gluster_source& s) {

@@ -46,10 +46,14 @@ bool looks_like_gluster(std::string_view text);
 // Errors: inval; the message names the text and the remedy.
 base::outcome<gluster_source> parse_gluster(std::string_view text,
                                             gluster_path what = gluster_path::image);
+// Whether it begins as a Gluster URI does: what the options that take file names go by.
+bool has_gluster_scheme(std::string_view text);
 // For a text of another form: "" or what its writer may have meant ("HOST:/VOLUME/PATH").
 std::string gluster_hint(std::string_view text);
 
 // The canonical text, which parse_gluster() reads back.
 std::string to_text(const gluster_source& s);
+// Without what only LBD understands: for QEMU's tools.
+std::string to_qemu_text(const gluster_source& s);
 
 }  // namespace lbd::uri
