@@ -86,7 +86,8 @@ class target : public block_device {
 
   // Around a suspension, in this order: presuspend (before new requests are held: targets that hold
   // requests let go of them, or with `no_flush` may keep them for the next table by failing them
-  // with errc::again: the device sends them again when it is resumed), postsuspend (nothing is in flight), preresume (may refuse), resumed.
+  // with errc::again: the device sends them again when it is resumed), postsuspend (nothing is in
+  // flight), preresume (may refuse), resumed.
   virtual rt::task<void> presuspend(bool no_flush);
   virtual rt::task<void> postsuspend();
   virtual rt::task<base::result<void>> preresume();

@@ -257,7 +257,8 @@ task<dm_commands::result> dm_commands::message(dm::request r, device_key key) {
   if (!state) co_return state.error();
   dm::answer a(r.head);
   fill_with_name(a.head(), *state);
-  if (!reply->empty()) a.put_reply(*reply);
+  // A list of statistics is an answer even when it is empty.
+  if (!reply->empty() || r.text.starts_with("@stats_list")) a.put_reply(*reply);
   co_return a.finish();
 }
 

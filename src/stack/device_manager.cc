@@ -120,15 +120,19 @@ outcome<device_state> device_manager::rename(device_key key, std::string new_nam
 }
 
 outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid) {
-  TRY(const entry_ptr e, find(key));
   if (uuid.empty() || uuid.size() > uuid_bytes) return failure{errc::inval, "invalid device uuid"};
+  const auto found = find(key);
+  if (!found)
+    return failure{no_device,
+                   "Unable to rename non-existent device, " + key.name + " to uuid " + uuid};
+  const entry_ptr e = *found;
   for (const auto& [name, other] : by_name_)
     if (other->uuid == uuid)
       return failure{errc::busy, "Unable to change uuid on mapped device " + e->name +
                                      " to one that already exists: " + uuid};
   if (!e->uuid.empty())
-    return failure{errc::inval, "Unable to change uuid of mapped device " + e->name +
-                                    " because uuid is already set to " + e->uuid};
+    return failure{errc::inval, "Unable to change uuid of mapped device " + e->name + " to " +
+                                    uuid + " because uuid is already set to " + e->uuid};
   e->uuid = std::move(uuid);
   raise_event(*e, {});
   tell(*e, "change", {});
@@ -192,7 +196,7 @@ class device_manager::use {
 
 outcome<block::opened_device> device_manager::open(device_key key) {
   TRY(const entry_ptr e, find(key));
-  if (!e->live || e->deferred_remove) return no_such_device();
+  if (!e->live) return no_such_device();
   const auto u = std::make_shared<use>(*this, e);
   return block::opened_device{std::shared_ptr<block::block_device>(u, &u->core()), e->number,
                               "dm-" + std::to_string(e->number.minor)};

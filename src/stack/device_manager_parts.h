@@ -22,6 +22,7 @@ struct device_manager::live_table {
     std::shared_ptr<block::target> target;
     std::vector<area> areas;
   };
+  std::map<device_number, block::opened_device> opened;  // each once
   std::vector<line> lines;
   std::unique_ptr<table> io;  // moves into the device when the table goes live
   bool read_only = false;

@@ -102,8 +102,8 @@ struct device_manager::raised final : rt::message {
 // What a constructor sees of its surroundings.
 class device_manager::context final : public block::target_context {
  public:
-  // `areas` outlives the context.
-  context(device_manager& m, entry_ptr e, const table_line& l, bool read_only,
+  // `built` and `areas`, the line's, outlive the context.
+  context(device_manager& m, entry_ptr e, const table_line& l, live_table& built,
           std::vector<live_table::area>& areas)
       : manager_(m),
         entry_(std::move(e)),
@@ -111,23 +111,14 @@ class device_manager::context final : public block::target_context {
         length_(l.length_sectors),
         directory_(l.directory),
         names_(l.names),
-        read_only_(read_only),
+        built_(built),
         areas_(areas) {}
 
+  // A device that a table names several times is one user of it.
   task<outcome<block::opened_device>> open(std::string source) override {
-    const std::string prefix = "/dev/mapper/";
-    if (source.starts_with(prefix)) {
-      auto mapped = manager_.open(device_key{source.substr(prefix.size()), {}, {}});
-      if (mapped) co_return mapped;
-      co_return failure{errc::nodev, "no mapped device '" + source + "'"};
-    }
-    for (const auto& [name, e] : manager_.by_name_)
-      if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
-        co_return manager_.open(device_key{name, {}, {}});
-    if (names_ && manager_.by_name_.contains(source))
-      co_return manager_.open(device_key{source, {}, {}});
-    if (!directory_.empty()) source = manager_.sources_.absolute(std::move(source), directory_);
-    co_return co_await manager_.sources_.open(std::move(source), !read_only_);
+    CO_TRY(auto opened, co_await look_up(std::move(source)));
+    if (opened.number.major == 0) co_return opened;
+    co_return built_.opened.emplace(opened.number, opened).first->second;
   }
 
   outcome<void> check_area(const block::opened_device& d, uint64_t start_sector,
@@ -139,7 +130,7 @@ class device_manager::context final : public block::target_context {
   rt::runtime& runtime() noexcept override { return manager_.runtime_; }
   uint64_t begin_sector() const noexcept override { return begin_; }
   uint64_t length_sectors() const noexcept override { return length_; }
-  bool read_only() const noexcept override { return read_only_; }
+  bool read_only() const noexcept override { return built_.read_only; }
 
   std::shared_ptr<void> shared_state(const std::string& key,
                                      const std::function<std::shared_ptr<void>()>& make) override {
@@ -161,12 +152,28 @@ class device_manager::context final : public block::target_context {
   }
 
  private:
+  task<outcome<block::opened_device>> look_up(std::string source) {
+    const std::string prefix = "/dev/mapper/";
+    if (source.starts_with(prefix)) {
+      auto mapped = manager_.open(device_key{source.substr(prefix.size()), {}, {}});
+      if (mapped) co_return mapped;
+      co_return failure{errc::nodev, "no mapped device '" + source + "'"};
+    }
+    for (const auto& [name, e] : manager_.by_name_)
+      if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
+        co_return manager_.open(device_key{name, {}, {}});
+    if (names_ && manager_.by_name_.contains(source))
+      co_return manager_.open(device_key{source, {}, {}});
+    if (!directory_.empty()) source = manager_.sources_.absolute(std::move(source), directory_);
+    co_return co_await manager_.sources_.open(std::move(source), !built_.read_only);
+  }
+
   device_manager& manager_;
   entry_ptr entry_;
   const uint64_t begin_, length_;
   const std::string directory_;
   const bool names_;
-  const bool read_only_;
+  live_table& built_;
   std::vector<live_table::area>& areas_;
 };
 
@@ -196,7 +203,7 @@ task<outcome<void>> device_manager::construct(entry_ptr e, table_line l, live_ta
     co_return table_failure(e->number, l.type, errc::inval,
                             "target type may not be included in a read-only table");
   live_table::line line{l.start_sector, l.length_sectors, type, nullptr, {}};
-  context c(*this, e, l, built.read_only, line.areas);
+  context c(*this, e, l, built, line.areas);
   auto made = co_await type->create(c, split_args(l.args));
   if (!made) co_return table_failure(e->number, l.type, made.error().code, made.error().message);
   line.target = *std::move(made);
@@ -399,6 +406,8 @@ task<outcome<std::string>> device_manager::message(device_key key, uint64_t sect
     e->deferred_remove = false;
     co_return std::string();
   }
+  // Statistics of regions are not kept: there are none to list.
+  if (words[0] == "@stats_list" && words.size() <= 2) co_return std::string();
   if (words[0].starts_with("@"))
     co_return refuse(("Unsupported message sent to DM core: " + words[0]).c_str());
   if (!e->live) co_return refuse("The device has no table.");
