@@ -128,7 +128,7 @@ TEST_F(lifecycle, a_grown_device_is_told_to_new_clients_and_usable_by_old_ones) 
   start();
   auto c = connect();
   EXPECT_EQ(c->call(command::read, disk_bytes, 512).error, wire_error::inval);
-  disk_.memory.resize(2 * disk_bytes);
+  disk_.memory()->resize(2 * disk_bytes);
   disk_.limits_.size_bytes = 2 * disk_bytes;
   server_->run([](server& s) -> task<void> {
     EXPECT_TRUE(s.resize_export("disk"));
@@ -162,7 +162,7 @@ TEST_F(lifecycle, a_new_connection_waits_for_the_requests_of_a_lost_one) {
     attaching.join();
     EXPECT_EQ(disk_.finished, disk_.started);
     EXPECT_EQ(next.call(command::write, 0, 4096, 0, new_data).error, wire_error::none);
-    EXPECT_EQ(std::memcmp(disk_.memory.data(), new_data.data(), 4096), 0);
+    EXPECT_EQ(std::memcmp(disk_.memory()->data(), new_data.data(), 4096), 0);
     EXPECT_GE(disk_.canceled, 30);
     disk_.started = 0;
     disk_.finished = 0;
@@ -233,9 +233,9 @@ TEST_F(lifecycle, open_connections_wait_for_overlapping_changes_of_a_lost_one) {
   disk_.hold_first = 0;
   EXPECT_EQ(other->reply(nothing).second.error, wire_error::none);
   EXPECT_EQ(third->reply(nothing).second.error, wire_error::none);
-  EXPECT_EQ(disk_.memory[8192], std::byte{0});
-  EXPECT_EQ(disk_.memory[8193], old_data[1]);
-  EXPECT_EQ(std::memcmp(disk_.memory.data() + 12288, new_data.data(), 4096), 0);
+  EXPECT_EQ(disk_.memory()->at(8192), std::byte{0});
+  EXPECT_EQ(disk_.memory()->at(8193), old_data[1]);
+  EXPECT_EQ(std::memcmp(disk_.memory()->data() + 12288, new_data.data(), 4096), 0);
   EXPECT_EQ(other->call(command::write, 8192, 4096, 0, new_data).error, wire_error::none);
 }
 
@@ -255,10 +255,10 @@ TEST_F(lifecycle, input_that_waits_behind_a_lost_clients_requests_is_dropped) {
   EXPECT_FALSE(other->readable(50));
   disk_.hold_first = 0;
   EXPECT_EQ(other->reply(nothing).second.error, wire_error::none);
-  EXPECT_EQ(std::memcmp(disk_.memory.data() + 4096, new_data.data(), 512), 0);
+  EXPECT_EQ(std::memcmp(disk_.memory()->data() + 4096, new_data.data(), 512), 0);
   ASSERT_TRUE(wait_until([&] { return server_->info().connections.size() == 1; }));
   EXPECT_EQ(disk_.started, most + 1);
-  EXPECT_EQ(disk_.memory[1], std::byte{0});
+  EXPECT_EQ(disk_.memory()->at(1), std::byte{0});
 }
 
 TEST_F(lifecycle, half_a_write_changes_nothing) {
@@ -269,7 +269,7 @@ TEST_F(lifecycle, half_a_write_changes_nothing) {
     c->close();
   }
   ASSERT_TRUE(wait_until([&] { return server_->info().connections.empty(); }));
-  EXPECT_EQ(disk_.memory, std::vector<std::byte>(disk_bytes));
+  EXPECT_EQ(*disk_.memory(), std::vector<std::byte>(disk_bytes));
   EXPECT_EQ(disk_.started, 0);
   EXPECT_TRUE(serves());
 }

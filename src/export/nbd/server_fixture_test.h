@@ -32,18 +32,32 @@ using rt::task;
 // Memory with switches. They may be turned from any thread.
 class test_device final : public block::block_device, private block::crossing {
  public:
-  explicit test_device(size_t bytes) : memory(bytes) {
+  explicit test_device(size_t bytes) : memory_(bytes) {
     limits_.size_bytes = bytes;
     limits_.can_discard = true;
   }
 
-  std::vector<std::byte> memory;
+  // The bytes, for a thread that knows that no request is under way: it sees what requests before
+  // have done, and requests after see what it does.
+  class access {
+   public:
+    explicit access(test_device& d) noexcept : device_(d) { ++d.order_; }
+    access(const access&) = delete;
+    access& operator=(const access&) = delete;
+    ~access() { ++device_.order_; }
+    std::vector<std::byte>& operator*() const noexcept { return device_.memory_; }
+    std::vector<std::byte>* operator->() const noexcept { return &device_.memory_; }
+
+   private:
+    test_device& device_;
+  };
+  access memory() noexcept { return access(*this); }
   block::limits limits_;
   std::atomic<bool> hold{false};   // operations wait
   std::atomic<int> hold_first{0};  // ... or only so many of the first ones
   std::atomic<errc> error{errc::ok};
   std::atomic<bool> lend{false};
-  base::bytes_view foreign;        // lent instead of `memory`; reads find zeros there
+  base::bytes_view foreign;        // lent instead of the memory; reads find zeros there
   std::vector<block::extent> map;  // what extents() says; empty: data
   std::atomic<int> started{0}, finished{0}, flushes{0}, borrowed{0}, canceled{0};
   std::atomic<uint32_t> last_flags{0};
@@ -54,14 +68,14 @@ class test_device final : public block::block_device, private block::crossing {
   task<result<void>> read(uint64_t offset, rt::segments to, block::io_opts io) override {
     CO_CHECK(co_await begin(block::total_bytes(to), io));
     if (foreign.empty())
-      block::copy_to(to, base::bytes_view(memory).subspan(offset));
+      block::copy_to(to, base::bytes_view(memory_).subspan(offset));
     else
       block::fill_zero(to);
     co_return end();
   }
   task<result<void>> write(uint64_t offset, rt::segments from, block::io_opts io) override {
     CO_CHECK(co_await begin(block::total_bytes(from), io));
-    block::copy_from(from, std::span(memory).subspan(offset));
+    block::copy_from(from, std::span(memory_).subspan(offset));
     co_return end();
   }
   task<result<void>> flush(block::io_opts io) override {
@@ -74,7 +88,7 @@ class test_device final : public block::block_device, private block::crossing {
   }
   task<result<void>> write_zeroes(uint64_t offset, uint64_t length, block::io_opts io) override {
     CO_CHECK(co_await begin(0, io));
-    std::memset(memory.data() + offset, 0, length);
+    std::memset(memory_.data() + offset, 0, length);
     co_return end();
   }
   task<result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
@@ -99,7 +113,7 @@ class test_device final : public block::block_device, private block::crossing {
   }
   block::lease borrow(uint64_t offset, uint64_t length) noexcept override {
     if (!lend) return {};
-    return {(foreign.empty() ? base::bytes_view(memory) : foreign).subspan(offset, length)};
+    return {(foreign.empty() ? base::bytes_view(memory_) : foreign).subspan(offset, length)};
   }
 
  private:
@@ -110,15 +124,20 @@ class test_device final : public block::block_device, private block::crossing {
     longest = std::max<uint64_t>(longest, length);
     while (hold || number <= hold_first) co_await rt::sleep_for(std::chrono::milliseconds(1));
     if (io.cancel != nullptr && io.cancel->canceled()) ++canceled;
+    ++order_;
     const errc code = error;
     if (code == errc::ok) co_return result<void>{};
     ++finished;
     co_return base::io_error{code, 0};
   }
   result<void> end() {
+    ++order_;
     ++finished;
     return {};
   }
+
+  std::vector<std::byte> memory_;
+  std::atomic<uint64_t> order_{0};
 };
 
 // A server and its reactors; run() executes work on reactor 0.

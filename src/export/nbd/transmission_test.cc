@@ -63,7 +63,7 @@ TEST_P(every_shape, what_was_written_is_read_back_at_any_size) {
     const auto data = pattern(n, ++seed);
     const uint64_t at = 12'345 * seed;
     ASSERT_EQ(client_->call(command::write, at, n, 0, data).error, wire_error::none) << n;
-    ASSERT_EQ(std::memcmp(disk_.memory.data() + at, data.data(), n), 0) << n;
+    ASSERT_EQ(std::memcmp(disk_.memory()->data() + at, data.data(), n), 0) << n;
     const answer a = client_->call(command::read, at, n);
     ASSERT_EQ(a.error, wire_error::none);
     ASSERT_EQ(a.data, data) << n;
@@ -78,7 +78,7 @@ TEST_P(every_shape, a_long_pipeline_in_odd_pieces_is_answered_once_each) {
   std::map<uint64_t, std::vector<std::byte>> expected;
   unsigned x = 7;
   const auto fresh = pattern(disk_bytes / 2, 99);
-  std::memcpy(disk_.memory.data(), fresh.data(), fresh.size());
+  std::memcpy(disk_.memory()->data(), fresh.data(), fresh.size());
   for (uint64_t cookie = 1; cookie <= 900; ++cookie) {
     x = x * 1103515245 + 12345;
     const uint32_t n = 1 + (x >> 8) % (cookie % 50 == 0 ? 200'000 : 6000);
@@ -196,16 +196,16 @@ TEST_F(one_client, transfers_longer_than_the_device_takes_are_cut) {
 
 TEST_F(one_client, reads_leave_out_what_the_device_knows_to_be_zero) {
   const auto data = pattern(disk_bytes, 4);
-  std::memcpy(disk_.memory.data(), data.data(), data.size());
+  std::memcpy(disk_.memory()->data(), data.data(), data.size());
   disk_.map = {
       {100'000, false, false}, {100'000, true, true}, {disk_bytes - 200'000, false, false}};
-  std::memset(disk_.memory.data() + 100'000, 0, 100'000);
+  std::memset(disk_.memory()->data() + 100'000, 0, 100'000);
   start();
   const answer a = client_->call(command::read, 50'000, 200'000);
   EXPECT_EQ(a.chunks, 3u);
   EXPECT_EQ(a.holes, 1u);
   ASSERT_EQ(a.data.size(), 200'000u);
-  EXPECT_EQ(std::memcmp(a.data.data(), disk_.memory.data() + 50'000, 200'000), 0);
+  EXPECT_EQ(std::memcmp(a.data.data(), disk_.memory()->data() + 50'000, 200'000), 0);
   const answer whole = client_->call(command::read, 50'000, 200'000, cf::df);
   EXPECT_EQ(whole.chunks, 1u);
   EXPECT_EQ(whole.data, a.data);
@@ -268,7 +268,7 @@ TEST_F(one_client, a_client_that_takes_nothing_gives_loans_back_and_loses_nothin
   disk_.lend = true;
   start(false);
   const auto data = pattern(disk_bytes, 6);
-  std::memcpy(disk_.memory.data(), data.data(), data.size());
+  std::memcpy(disk_.memory()->data(), data.data(), data.size());
   for (uint64_t i = 0; i < 16; ++i) client_->request(command::read, i, i * 400'000, 400'000);
   ASSERT_TRUE(wait_until([&] { return disk_.borrowed > 3; }));
   EXPECT_TRUE(wait_until([&] { return disk_.borrowed == 0; }, 5000));
@@ -313,7 +313,7 @@ TEST_F(one_client, more_requests_than_fit_wait_their_turn) {
 }
 
 TEST_F(one_client, the_largest_requests_pass_although_memory_is_bounded) {
-  big_.memory.resize(80 << 20);
+  big_.memory()->resize(80 << 20);
   big_.limits_.size_bytes = 80 << 20;
   start(false);
   server_->add(big_, "big");
@@ -343,7 +343,7 @@ TEST_F(one_client, a_refused_write_is_read_over) {
   EXPECT_EQ(client_->call(command::write, disk_bytes, 10, 0, std::span(data).first(10)).error,
             wire_error::nospc);
   EXPECT_EQ(c.call(command::read, 0, 512).error, wire_error::none);
-  EXPECT_EQ(disk_.memory, std::vector<std::byte>(disk_bytes));
+  EXPECT_EQ(*disk_.memory(), std::vector<std::byte>(disk_bytes));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "base/checked_math.h"
 #include "base/size_text.h"
 #include "block/segments.h"
+#include "store/memory/clients_race.h"
 
 namespace lbd::store {
 
@@ -46,12 +47,16 @@ void memory_device::mark_written(uint64_t offset, uint64_t length) noexcept {
 }
 
 task<result<void>> memory_device::read(uint64_t offset, rt::segments to, block::io_opts) {
+  const clients_race may_be_here;
   block::copy_to(to, {memory_ + offset, limits_.size_bytes - offset});
   co_return result<void>{};
 }
 
 task<result<void>> memory_device::write(uint64_t offset, rt::segments from, block::io_opts) {
-  block::copy_from(from, {memory_ + offset, limits_.size_bytes - offset});
+  {
+    const clients_race may_be_here;
+    block::copy_from(from, {memory_ + offset, limits_.size_bytes - offset});
+  }
   // After the bytes, and clear() forgets before it drops the pages: whatever the order of two
   // concurrent requests, a chunk that is not marked holds zeros.
   mark_written(offset, block::total_bytes(from));
@@ -70,6 +75,7 @@ void memory_device::clear(uint64_t offset, uint64_t length) noexcept {
       if (written_[chunk].exchange(false, std::memory_order_acq_rel))
         ::madvise(memory_ + offset, chunk_bytes, MADV_DONTNEED);
     } else if (written_[chunk].load(std::memory_order_acquire)) {
+      const clients_race may_be_here;
       std::memset(memory_ + offset, 0, n);
     }
     offset += n;
@@ -84,7 +90,10 @@ task<result<void>> memory_device::discard(uint64_t offset, uint64_t length, bloc
 task<result<void>> memory_device::write_zeroes(uint64_t offset, uint64_t length,
                                                block::io_opts io) {
   if ((io.flags & block::io_no_unmap) != 0) {
-    std::memset(memory_ + offset, 0, length);
+    {
+      const clients_race may_be_here;
+      std::memset(memory_ + offset, 0, length);
+    }
     mark_written(offset, length);
   } else {
     clear(offset, length);

@@ -58,17 +58,18 @@ TEST_F(image_locks, we_refuse_what_qemu_writes) {
   close();
   for (bool read_only : {false, true}) {
     // Runs until its input ends; the answer to a first command shows that the image is open.
-    std::string command = "cd " + dir_ + " && mkfifo go" + (read_only ? "2" : "1") +
-                          " && qemu-io -f qcow2 " + (read_only ? "-r" : "") + " x.qcow2 < go" +
-                          (read_only ? "2" : "1") + " > out 2>&1";
+    const std::string go = read_only ? "go2" : "go1", out = read_only ? "out2" : "out1";
+    const std::string command = "cd " + dir_ + " && mkfifo " + go + " && qemu-io -f qcow2 " +
+                                (read_only ? "-r" : "") + " x.qcow2 < " + go + " > " + out +
+                                " 2>&1";
     std::FILE* qemu = ::popen(command.c_str(), "r");
-    const std::string fifo = path(read_only ? "go2" : "go1");
+    const std::string fifo = path(go);
     for (int i = 0; i < 500 && !std::filesystem::exists(fifo); ++i) ::system("sleep 0.01");
     std::FILE* to_qemu = std::fopen(fifo.c_str(), "w");
     ASSERT_NE(to_qemu, nullptr);
     std::fputs("length\n", to_qemu);
     std::fflush(to_qemu);
-    for (int i = 0; i < 500 && shell("grep -q MiB out") != 0; ++i) ::system("sleep 0.01");
+    for (int i = 0; i < 500 && shell("grep -q MiB " + out) != 0; ++i) ::system("sleep 0.01");
     EXPECT_NE(open_error("x.qcow2", true), "");
     EXPECT_EQ(open_error("x.qcow2", false) == "", read_only);
     image_.reset();
