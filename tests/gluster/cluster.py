@@ -9,8 +9,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import testing
@@ -22,6 +24,7 @@ NEEDED = ("glusterd", "glusterfsd", "gluster", "unshare", "nsenter", "ip", "moun
 def enter():
     """Returns inside fresh namespaces; ends the process as skipped where there are none or no Gluster."""
     if os.environ.get(INSIDE) == "1":
+        _reap()
         _settle()
         return
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -36,6 +39,18 @@ def enter():
     os.environ[INSIDE] = "1"
     os.environ["PATH"] = path
     os.execvp("unshare", [*unshare, sys.executable, "-B", *sys.argv])
+
+
+def _reap():
+    """The first process of the namespace inherits every orphan, and glusterd takes a dead brick that nobody
+    waited for to be alive. So the test is a child of one that waits for all."""
+    test = os.fork()
+    if test == 0:
+        return
+    while True:
+        pid, status = os.wait()
+        if pid == test:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xff)
 
 
 def _run(*argv, timeout_s=60):
@@ -96,7 +111,8 @@ end-volume
                       f"mount --bind {self.state}/run /run/gluster && ")
             command = self._inside("unshare", "--mount", "sh", "-c", mounts + "exec " + " ".join(
                 [*command, "--volfile=" + str(volfile), f"--pid-file={self.state}/glusterd.pid"]))
-        self.daemon = self.cluster.case.start(command, ready=self.answers, timeout_s=30)
+        self.daemon = testing.Process(command, self.cluster.folder / f"glusterd{self.number}.log")
+        self.daemon.wait_ready(self.answers, 30)
 
     @property
     def socket(self):
@@ -119,25 +135,23 @@ end-volume
 
 
 class Cluster:
-    """Servers with a replicated volume. `case` is the test case that starts and stops the programs."""
+    """Servers, for all tests of a file. close() stops them; so does the end of the test's process."""
 
-    def __init__(self, case, hosts=1):
-        self.case = case
-        self.folder = pathlib.Path(case.path("bricks"))
-        self.folder.mkdir()
+    def __init__(self, hosts=1):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lbd-gluster-"))
         self.hosts = []
-        self.began = time.monotonic()
+        began = time.monotonic()
         if hosts == 1:
             self._one_host()
         else:
             self._several_hosts(hosts)
-        case.addCleanup(self._kill_servers)
         for host in self.hosts:
             host.start()
         for host in self.hosts[1:]:
             self.hosts[0].gluster("peer", "probe", host.address)
         if hosts > 1:
             testing.wait_until(self._all_connected, "the peers are connected", 30)
+        self.start_took_s = time.monotonic() - began
 
     def _one_host(self):
         # glusterd refuses 127.0.0.1.
@@ -208,7 +222,7 @@ class Cluster:
     def kill_bricks(self, count, name="vol"):
         """Kills the first `count` bricks as a crash would."""
         for path in self.brick_paths(name)[:count]:
-            os.kill(self.brick_pids(name)[path], 9)
+            os.kill(self.brick_pids(name)[path], signal.SIGKILL)
 
     def restore_bricks(self, name="vol"):
         """Starts the bricks that do not run."""
@@ -230,8 +244,8 @@ class Cluster:
     def uri(self, path, name="vol", host=0):
         return f"gluster://{self.hosts[host].address}/{name}/{path}"
 
-    def _kill_servers(self):
-        """Servers start helpers on their own; the namespace would end them, but the next test starts before."""
+    def close(self):
+        """Kills every server of the namespace; addresses and the like vanish with it."""
         for folder in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 name = pathlib.Path(os.readlink(folder / "exe")).name
@@ -239,17 +253,7 @@ class Cluster:
                 continue
             if name.startswith("gluster"):
                 try:
-                    os.kill(int(folder.name), 9)
+                    os.kill(int(folder.name), signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-        for link in ("g0", "br0", "v1", "v2", "v3"):
-            subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
-        for host in self.hosts:
-            if host.namespace:
-                subprocess.run(["ip", "netns", "del", host.namespace], capture_output=True, check=False)
-        for folder in ("/var/lib/glusterd", "/run/gluster"):
-            for entry in pathlib.Path(folder).iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""Images on a real Gluster volume: one server, three replicas, whatever may happen to them."""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+
+import cluster
+import testing
+
+MIB = 1 << 20
+JUDGE_S = 90  # QEMU's tools take ten seconds for each connection that they close
+
+
+def digest(path, length=None):
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        found.update(file.read() if length is None else file.read(length))
+    return found.hexdigest()
+
+
+class Case(testing.Case):
+    """`volume` is the tests' own where they do something to it; others share one."""
+    hosts = 1
+    servers = None
+    volume = "vol"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.servers = cluster.Cluster(cls.hosts)
+        cls.addClassCleanup(cls.servers.close)
+        cls.servers.make_volume("vol")
+
+    def setUp(self):
+        super().setUp()
+        testing.require("qemu-img", "qemu-io", "fio", "nbdinfo")
+        self.lbd = testing.lbd_binary()
+        self.cluster = self.servers
+        self.volume = "vol"
+        quick_end = pathlib.Path(os.environ.get("LBD_BUILD_DIR", "build")) / "tests/gluster/quick_end.so"
+        self.qemu_env = dict(os.environ, LD_PRELOAD=str(quick_end)) if quick_end.exists() else None
+
+    def own_volume(self, **options):
+        self.volume = self.id().rsplit(".", 1)[-1].replace("_", "-")
+        self.cluster.make_volume(self.volume, **options)
+
+    def uri(self, path):
+        return self.cluster.uri(path, self.volume)
+
+    def qemu(self, *words):
+        return self.run_ok(*words, env=self.qemu_env, timeout_s=JUDGE_S)
+
+    def make(self, name, size):
+        self.run_ok(self.lbd, "image", "create", self.uri(name), size)
+        return self.uri(name)
+
+    def lbd_json(self, *words):
+        return json.loads(self.run_ok(self.lbd, *words, "--json").stdout)
+
+    def io(self, server, *commands, ok=True):
+        words = [word for command in commands for word in ("-c", command)]
+        run = self.run_ok if ok else self.run_any
+        done = run("qemu-io", "-f", "raw", *words, server.uri, timeout_s=JUDGE_S)
+        return done.stdout + done.stderr
+
+    def assert_bricks_equal(self, name):
+        self.cluster.wait_healed(self.volume)
+        digests = {digest(brick / name) for brick in self.cluster.brick_paths(self.volume)}
+        self.assertEqual(len(digests), 1, "the bricks differ")
+
+    def fio(self, uri, *options, ok=True, timeout_s=120):
+        words = ["fio", "--ioengine=nbd", f"--uri={uri}", "--name=verify", "--randseed=7", "--verify=crc32c",
+                 "--verify_fatal=1", "--do_verify=1", "--minimal", f"--aux-path={self.dir}", *options]
+        return (self.run_ok if ok else self.run_any)(*words, timeout_s=timeout_s)
+
+    def start_fio(self, uri, *options):
+        return self.start(["fio", "--ioengine=nbd", f"--uri={uri}", "--name=load", "--randseed=7", "--verify=crc32c",
+                           "--verify_fatal=1", "--do_verify=1", "--minimal", f"--aux-path={self.dir}", *options])
+
+
+class OneHost(Case):
+    def test_life_of_an_image(self):
+        self.assertLess(self.cluster.start_took_s, 15)
+        uri = self.make("life.img", "64M")
+        self.assertEqual(self.lbd_json("image", "info", uri)["size_bytes"], 64 * MIB)
+        again = self.run_fail(self.lbd, "image", "create", uri, "64M")
+        self.assertIn("File exists", again.stderr)
+        self.run_ok(self.lbd, "image", "resize", uri, "96M")
+        self.assertIn("--shrink", self.run_fail(self.lbd, "image", "resize", uri, "32M").stderr)
+        self.run_ok(self.lbd, "image", "resize", "--shrink", uri, "32M")
+        listed = self.lbd_json("image", "ls", self.uri(""))
+        self.assertIn(("life.img", 32 * MIB), [(i["name"], i["size_bytes"]) for i in listed])
+        server = self.serve("-f", uri)
+        self.io(server, "write -P 0x5a 1M 3M", "write -z 2M 1M", "discard 3M 64k", "flush",
+                "read -P 0x5a 1M 1M", "read -P 0 2M 1088k", "read -P 0x5a 3136k 960k")
+        extents = self.run_ok("nbdinfo", "--map", server.uri).stdout
+        self.assertRegex(extents, r"1048576\s+1048576\s+0\s+data")
+        self.assertRegex(extents, r"2097152\s+1114112\s+3\s+hole,zero")
+        begin = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assert_bricks_equal("life.img")
+        self.run_ok(self.lbd, "image", "rm", uri)
+        gone = self.run_fail(self.lbd, "serve", "-u", self.path("x"), "-f", uri)
+        self.assertIn("No such file or directory", gone.stderr)
+        wrong = self.run_fail(self.lbd, "image", "info", self.cluster.uri("a", name="none"))
+        self.assertIn("cannot connect to Gluster volume 'none'", wrong.stderr)
+
+    def test_fio_verifies(self):
+        uri = self.make("fio.img", "64M")
+        server = self.serve("-f", uri)
+        self.fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=8m", "--iodepth=32")
+        self.fio(server.uri, "--rw=write", "--bs=256k", "--size=32m", "--iodepth=8")
+        self.fio(server.uri, "--rw=randwrite", "--bsrange=512-64k", "--bs_unaligned=0", "--blockalign=512",
+                 "--size=4m", "--offset=40m", "--iodepth=16", "--fsync=64")
+        self.assertEqual(server.stop(), 0)
+        self.assert_bricks_equal("fio.img")
+
+    def test_qemu_is_judge(self):
+        raw, image = self.make("raw.img", "32M"), self.uri("image.qcow2")
+        server = self.serve("-f", raw)
+        self.io(server, "write -P 1 0 1M", "write -P 2 5M 64k", "write -z 20M 1M", "flush")
+        # QEMU's own driver reads what LBD wrote, and the other way round.
+        copy = self.path("copy.raw")
+        self.qemu("qemu-img", "convert", "-f", "raw", "-O", "raw", raw, copy)
+        self.qemu("qemu-img", "compare", "-f", "raw", "-F", "raw", copy, server.uri)
+        self.assertEqual(server.stop(), 0)
+        self.qemu("qemu-img", "convert", "-f", "raw", "-O", "qcow2", copy, image)
+        below = self.serve("-r", "-E", image)
+        self.qemu("qemu-img", "compare", "-f", "raw", "-F", "raw", copy, below.uri)
+        self.assertEqual(below.stop(), 0)
+        top = self.uri("top.qcow2")
+        stack = self.serve("-E", top, "-E", image)
+        self.io(stack, "write -P 7 1M 128k", "discard 5M 64k", "flush")
+        flat = self.path("flat.raw")
+        self.qemu("qemu-img", "convert", "-f", "raw", "-O", "raw", stack.uri, flat)
+        self.assertEqual(stack.stop(), 0)
+        self.qemu("qemu-img", "check", top)
+        self.qemu("qemu-img", "compare", "-f", "raw", "-F", "qcow2", flat, top)
+
+    def test_a_brick_dies_and_heals(self):
+        self.own_volume()
+        uri = self.make("a.img", "64M")
+        server = self.serve("-f", uri)
+        load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=24m", "--iodepth=16", "--loops=2",
+                              "--fsync=128")
+        time.sleep(1)
+        self.cluster.kill_bricks(1, self.volume)
+        time.sleep(2)
+        self.assertTrue(load.running(), "the load was too short to see anything")
+        self.cluster.restore_bricks(self.volume)
+        self.assertEqual(load.wait(120), 0, load.output())
+        self.assertEqual(server.stop(), 0)
+        self.assert_bricks_equal("a.img")
+
+    def test_quorum_is_lost_and_returns(self):
+        self.own_volume()
+        uri = self.make("a.img", "64M")
+        server = self.serve("-f", uri)
+        self.io(server, "write -P 1 0 64k")
+        self.cluster.kill_bricks(2, self.volume)
+        time.sleep(1)
+        self.assertRegex(self.io(server, "write -P 2 0 64k", ok=False), "write failed|error")
+        self.cluster.restore_bricks(self.volume)
+
+        def works():
+            return "failed" not in self.io(server, "write -P 3 64k 64k", "flush", ok=False)
+
+        testing.wait_until(works, "writes and flushes work again", 30)
+        self.io(server, "read -P 3 64k 64k")
+        self.assertEqual(server.stop(), 0)
+        self.assertIn("works again", server.output())
+        self.assert_bricks_equal("a.img")
+
+    def test_a_volume_stops_and_starts(self):
+        self.own_volume()
+        uri = self.make("a.img", "64M")
+        other = self.path("flat.img")
+        pathlib.Path(other).write_bytes(bytes(MIB))
+        server = self.serve("--name", "on-gluster", "-f", uri, "--name", "flat", "-f", other)
+        on_gluster = f"nbd+unix:///on-gluster?socket={server.socket}"
+        flat = f"nbd+unix:///flat?socket={server.socket}"
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 0 64k", "-c", "flush", on_gluster)
+        self.cluster.gluster("volume", "stop", self.volume)
+        failed = self.run_any("qemu-io", "-f", "raw", "-c", "read 0 64k", on_gluster, timeout_s=60)
+        self.assertIn("failed", failed.stdout + failed.stderr)
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 2 0 64k", "-c", "flush", flat)
+        self.cluster.gluster("volume", "start", self.volume)
+
+        def works():
+            done = self.run_any("qemu-io", "-f", "raw", "-c", "read -P 1 0 64k", on_gluster)
+            return "failed" not in done.stdout + done.stderr
+
+        testing.wait_until(works, "the image can be read again", 40)
+        self.assertEqual(server.stop(), 0)
+
+    def test_twenty_images_at_once(self):
+        names = [f"image{i}" for i in range(20)]
+        layers = []
+        for name in names:
+            self.make(name, "8M")
+            layers += ["--name", name, "-f", self.cluster.uri(name)]
+        server = self.serve(*layers)
+        # One connection: the library has about eleven threads for each.
+        threads = len(os.listdir(f"/proc/{server.pid}/task"))
+        self.assertLess(threads, 40)
+        loads = [self.start(["fio", "--ioengine=nbd", f"--uri=nbd+unix:///{name}?socket={server.socket}",
+                             "--name=verify", "--rw=randwrite", "--bs=16k", "--size=4m", "--iodepth=4", "--verify=crc32c",
+                             "--do_verify=1", "--minimal", f"--aux-path={self.dir}"]) for name in names]
+        for load in loads:
+            self.assertEqual(load.wait(120), 0, load.output())
+        self.assertEqual(server.stop(), 0)
+        for name in names[:3]:
+            self.assert_bricks_equal(name)
+
+    def test_fails_over_between_servers_at_open(self):
+        self.make("over.img", "8M")
+        dead_first = f"gluster://{self.cluster.address}:24010/vol/over.img?server={self.cluster.address}"
+        server = self.serve("-f", dead_first)
+        self.io(server, "write -P 1 0 64k", "flush")
+        # glusterd is not needed by whoever has the volume's layout.
+        self.cluster.hosts[0].stop()
+        self.addCleanup(self.cluster.hosts[0].start)
+        self.io(server, "write -P 2 64k 64k", "flush", "read -P 1 0 64k")
+        self.assertEqual(server.stop(), 0)
+        dead = self.run_fail(self.lbd, "image", "info", self.uri("over.img") + "?timeout=20")
+        self.assertIn("cannot connect to Gluster volume 'vol'", dead.stderr)
+
+    def test_in_tables_and_over_unix_socket(self):
+        self.make("socket.img", "8M")
+        over_socket = "gluster+unix:///vol/socket.img?socket=/var/run/glusterd.socket"
+        info = self.lbd_json("image", "info", over_socket)
+        self.assertEqual(info["size_bytes"], 8 * MIB)
+        at_form = self.lbd_json("image", "info", f"vol@{self.cluster.address}:socket.img")
+        self.assertEqual(at_form["size_bytes"], 8 * MIB)
+        rdma = self.run_ok(self.lbd, "image", "info", f"gluster+rdma://{self.cluster.address}/vol/socket.img")
+        self.assertIn("tcp instead", rdma.stderr)
+
+
+if __name__ == "__main__":
+    cluster.enter()
+    testing.main()
