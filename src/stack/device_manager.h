@@ -168,6 +168,7 @@ class device_manager {
   base::outcome<void> check_units(const entry& e, const live_table& next) const;
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);
+  rt::task<base::outcome<void>> start_live(entry_ptr e, uint64_t size_before);
   rt::task<void> suspend_locked(entry_ptr e, suspend_options how);
   rt::task<void> destroy(entry_ptr e);
   rt::task<void> destroy_unused(entry_ptr e);

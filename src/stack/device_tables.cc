@@ -356,6 +356,7 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
     co_return outcome<void>{};
   }
   const uint64_t size_before = e->core.limits().size_bytes;
+  std::unique_ptr<live_table> old;
   if (e->inactive) {
     co_await suspend_locked(e, how);
     std::unique_ptr<live_table> next = std::move(e->inactive);
@@ -368,9 +369,15 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
     table* io = next->io.release();
     device::builder swap_in = [io](const table&) { return adopt(io); };
     (void)co_await e->core.replace_table(std::move(swap_in));
-    std::swap(e->live, next);
-    co_await close_table(std::move(next));
+    old = std::exchange(e->live, std::move(next));
   }
+  // The new table may take things over from the old one.
+  const auto started = co_await start_live(e, size_before);
+  co_await close_table(std::move(old));
+  co_return started;
+}
+
+task<outcome<void>> device_manager::start_live(entry_ptr e, uint64_t size_before) {
   if (!e->suspended) co_return outcome<void>{};
   for (const auto& l : e->live->lines) {
     const auto ready = co_await l.target->preresume();
