@@ -30,6 +30,10 @@ class virtual_disks final : public stack::source_opener {
     const bool by_number = std::regex_match(source, std::regex("[0-9]+:[0-9]+"));
     co_return base::failure{by_number ? static_cast<errc>(ENXIO) : errc::nodev, "no such source"};
   }
+  task<bool> wipe() {
+    for (const auto& d : disks_) (void)co_await d->discard(0, d->limits().size_bytes, {});
+    co_return true;
+  }
 
  private:
   std::vector<std::shared_ptr<watched_disk>> disks_;
@@ -87,6 +91,7 @@ class transcripts : public table_fixture {
     disks_ = std::make_unique<virtual_disks>(size_bytes);
     manager_ = std::make_unique<stack::device_manager>(*rt_, *disks_);
   }
+  void wipe_disks() { run(disks_->wipe()); }
   ~transcripts() override {
     if (manager_) run(manager_->remove_all(false));
   }
@@ -217,12 +222,13 @@ TEST_F(transcripts, answers_are_the_kernels) {
   for (const auto& [file, least] : files) {
     use_disks(16u << 20);
     int played = 0;
-    std::string left_out = "?";
+    std::string left_out = "?", group;
     for (const transcript_command& c :
          golden::read_transcript(std::string(LBD_GOLDEN "/transcripts/") + file + ".transcript")) {
       const auto words = shell_words(c.text);
       if (of_missing_type(words)) left_out = c.group;
       if (c.group == left_out) continue;
+      if (std::exchange(group, c.group) != c.group) wipe_disks();
       std::string shown;
       testing::internal::CaptureStderr();
       const auto error = play(words, shown);
