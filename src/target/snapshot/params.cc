@@ -17,7 +17,7 @@ namespace {
 constexpr size_t fixed_words = 4, features_most = 2;
 
 failure no_store(const std::string& why) {
-  base::log_error("device-mapper", "snapshots: " + why);
+  base::log_error("device-mapper", why);
   return failure{errc::inval, "Couldn't create exception store"};
 }
 
@@ -53,15 +53,15 @@ outcome<store_words> read_store_words(const params& p, uint32_t store_block_byte
                                       uint32_t origin_block_bytes) {
   std::string error;
   const bool known = !p.type_word.empty() && ::strchr("PpNn", p.type_word[0]) != nullptr;
-  if (!known) return no_store("Exception store type is not P or N");
+  if (!known) return no_store("snapshot exception stores: Exception store type is not P or N");
   const auto sectors = block::parse_kstrtouint(p.chunk_word);
-  if (!sectors) return no_store("Invalid chunk size");
+  if (!sectors) return no_store("snapshot exception stores: Invalid chunk size");
   if (*sectors != 0)
     if (const char* wrong =
             dm_snapshot::chunk_size_error(*sectors, store_block_bytes, origin_block_bytes))
-      return no_store(wrong);
+      return no_store(std::string("snapshot exception stores: ") + wrong);
   const auto type = dm_snapshot::parse_store_type(p.type_word, error);
-  if (!type) return no_store(error);
+  if (!type) return no_store("persistent snapshot: " + error);
   return store_words{*type, *sectors};
 }
 
