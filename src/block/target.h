@@ -62,6 +62,9 @@ class target_context {
   // these variables). To be called on reactor 0; copied and destroyed anywhere; may outlive the
   // context, the device and its manager, and does nothing then.
   virtual std::function<void(std::vector<std::string> variables)> event_sink() = 0;
+  // open() for later (devices named in messages). To be called on reactor 0; may outlive the
+  // context like an event sink, and fails with nodev then.
+  virtual std::function<rt::task<base::outcome<opened_device>>(std::string source)> opener() = 0;
 };
 
 enum class status_kind { info, table };
@@ -77,6 +80,10 @@ class target : public block_device {
  public:
   // The smallest request, and what all are multiples of. A power of two, at least a sector.
   virtual uint64_t unit_bytes() const noexcept { return sector_bytes; }
+
+  // Of the kernel's two kinds of devices the one that takes requests instead of bios: a device
+  // keeps its kind.
+  virtual bool request_based() const noexcept { return false; }
 
   // The text after the target's name, with the kernel's blanks.
   virtual rt::task<std::string> status(status_request q) = 0;

@@ -146,6 +146,8 @@ class device_manager {
  private:
   struct live_table;
   struct entry;
+  // Of the kernel's two kinds of devices, as it numbers them.
+  enum class io_kind : unsigned { none = 0, bio = 1, request_based = 2 };
   class context;
   struct raised;
   class use;
@@ -153,6 +155,9 @@ class device_manager {
 
   base::outcome<entry_ptr> find(const device_key& key) const;
   device_state state_of(const entry& e) const;
+  rt::task<base::outcome<block::opened_device>> open_source(std::string source,
+                                                            std::string directory, bool names,
+                                                            bool writable);
   // Fills `built`, in part also when it fails.
   rt::task<base::outcome<void>> build(entry_ptr e, std::vector<table_line> lines, bool read_only,
                                       live_table& built);
@@ -166,6 +171,7 @@ class device_manager {
   // largest unit of their targets does.
   base::outcome<void> check_limits(const entry& e, const live_table& next) const;
   base::outcome<void> check_units(const entry& e, const live_table& next) const;
+  static io_kind kind_of(const entry& e, const live_table& t);
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);
   rt::task<base::outcome<void>> start_live(entry_ptr e, uint64_t size_before);

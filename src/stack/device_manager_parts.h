@@ -51,7 +51,8 @@ struct device_manager::entry {
   std::unique_ptr<live_table> live, inactive;
   bool suspended = false, deferred_remove = false, gone = false;
   bool loaded = false, resumed = false;
-  bool was_loaded = false;  // the kernel takes what it does not check from then on at resume
+  bool was_loaded = false;       // the kernel takes what it does not check from then on at resume
+  io_kind kind = io_kind::none;  // by its first table
   uint32_t open_count = 0, event_number = 0;
   uint64_t event_sequence = 0;  // of its events that carry variables
   std::vector<rt::event*> waiters;

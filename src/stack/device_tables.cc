@@ -116,7 +116,8 @@ class device_manager::context final : public block::target_context {
 
   // A device that a table names several times is one user of it.
   task<outcome<block::opened_device>> open(std::string source) override {
-    CO_TRY(auto opened, co_await look_up(std::move(source)));
+    CO_TRY(auto opened,
+           co_await manager_.open_source(std::move(source), directory_, names_, !built_.read_only));
     if (opened.number.major == 0) co_return opened;
     co_return built_.opened.emplace(opened.number, opened).first->second;
   }
@@ -151,21 +152,18 @@ class device_manager::context final : public block::target_context {
     };
   }
 
+  std::function<task<outcome<block::opened_device>>(std::string)> opener() override {
+    return [manager = std::weak_ptr<device_manager>(manager_.self_), directory = directory_,
+            names = names_, writable = !built_.read_only](std::string source) {
+      const auto m = manager.lock();
+      if (!m) return nothing_to_open();
+      return m->open_source(std::move(source), directory, names, writable);
+    };
+  }
+
  private:
-  task<outcome<block::opened_device>> look_up(std::string source) {
-    const std::string prefix = "/dev/mapper/";
-    if (source.starts_with(prefix)) {
-      auto mapped = manager_.open(device_key{source.substr(prefix.size()), {}, {}});
-      if (mapped) co_return mapped;
-      co_return failure{errc::nodev, "no mapped device '" + source + "'"};
-    }
-    for (const auto& [name, e] : manager_.by_name_)
-      if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
-        co_return manager_.open(device_key{name, {}, {}});
-    if (names_ && manager_.by_name_.contains(source))
-      co_return manager_.open(device_key{source, {}, {}});
-    if (!directory_.empty()) source = manager_.sources_.absolute(std::move(source), directory_);
-    co_return co_await manager_.sources_.open(std::move(source), !built_.read_only);
+  static task<outcome<block::opened_device>> nothing_to_open() {
+    co_return failure{errc::nodev, "the device manager is gone"};
   }
 
   device_manager& manager_;
@@ -176,6 +174,23 @@ class device_manager::context final : public block::target_context {
   live_table& built_;
   std::vector<live_table::area>& areas_;
 };
+
+task<outcome<block::opened_device>> device_manager::open_source(std::string source,
+                                                                std::string directory, bool names,
+                                                                bool writable) {
+  const std::string prefix = "/dev/mapper/";
+  if (source.starts_with(prefix)) {
+    auto mapped = open(device_key{source.substr(prefix.size()), {}, {}});
+    if (mapped) co_return mapped;
+    co_return failure{errc::nodev, "no mapped device '" + source + "'"};
+  }
+  for (const auto& [name, e] : by_name_)
+    if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
+      co_return open(device_key{name, {}, {}});
+  if (names && by_name_.contains(source)) co_return open(device_key{source, {}, {}});
+  if (!directory.empty()) source = sources_.absolute(std::move(source), directory);
+  co_return co_await sources_.open(std::move(source), writable);
+}
 
 outcome<void> device_manager::check_line(const entry& e, const table_line& l,
                                          uint64_t expected_start, size_t index,
@@ -279,15 +294,27 @@ outcome<void> device_manager::check_units(const entry& e, const live_table& next
   return {};
 }
 
+// A table of a wildcard alone takes the device's kind.
+device_manager::io_kind device_manager::kind_of(const entry& e, const live_table& t) {
+  const auto& first = t.lines[0];
+  if ((first.type->features & target_type::wildcard) != 0 && e.kind != io_kind::none) return e.kind;
+  return first.target->request_based() ? io_kind::request_based : io_kind::bio;
+}
+
 outcome<void> device_manager::check_replacement(const entry& e, const live_table& next) const {
-  if (!e.live || e.live->lines.empty()) return {};
-  const target_type& old = *e.live->lines[0].type;
   const target_type& now = *next.lines[0].type;
-  if ((old.features & target_type::immutable) == 0 || &old == &now ||
-      (now.features & target_type::wildcard) != 0)
-    return {};
-  return failure{errc::inval,
-                 "ioctl: can't replace immutable target type " + std::string(old.name)};
+  const bool wild = (now.features & target_type::wildcard) != 0;
+  if (e.live && !e.live->lines.empty() && !wild) {
+    const target_type& old = *e.live->lines[0].type;
+    if ((old.features & target_type::immutable) != 0 && &old != &now)
+      return failure{errc::inval,
+                     "ioctl: can't replace immutable target type " + std::string(old.name)};
+  }
+  const auto kind = kind_of(e, next);
+  if (e.kind == io_kind::none || e.kind == kind) return {};
+  auto number = [](io_kind k) { return std::to_string(static_cast<unsigned>(k)); };
+  return failure{errc::inval, "ioctl: can't change device type (old=" + number(e.kind) +
+                                  " vs new=" + number(kind) + ") after initial table load."};
 }
 
 task<outcome<device_state>> device_manager::load(device_key key, std::vector<table_line> lines,
@@ -304,6 +331,7 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
     co_return built.error();
   }
   e->was_loaded = true;
+  e->kind = kind_of(*e, *next);
   std::swap(e->inactive, next);
   e->loaded = true;
   co_await close_table(std::move(next));

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "block/segments.h"
 #include "stack/device_manager.h"
 #include "store/memory/memory.h"
@@ -103,8 +105,11 @@ class watched_sources final : public stack::source_opener {
   task<outcome<block::opened_device>> open(std::string source, bool) override {
     if (source == "/dev/vda" || source == "254:0") co_return block::opened_device{a, {254, 0}};
     if (source == "/dev/vdb" || source == "254:16") co_return block::opened_device{b, {254, 16}};
+    for (const auto& [name, d] : more)
+      if (source == name || source == d.number.text()) co_return d;
     co_return base::failure{errc::nodev, "no such source"};
   }
+  std::map<std::string, block::opened_device> more;  // of a test's own
   std::shared_ptr<watched_disk> a = std::make_shared<watched_disk>(size_bytes);
   std::shared_ptr<watched_disk> b = std::make_shared<watched_disk>(size_bytes);
 };
