@@ -3,6 +3,7 @@
 
 #include <openssl/crypto.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include "base/checked_math.h"
 
@@ -13,6 +14,9 @@ constexpr size_t page_bytes = 4096;
 
 secret::secret(base::bytes_view bytes) {
   if (bytes.empty()) return;
+  // The ciphers' libraries keep what they make of a key in memory of their own, and the request
+  // that brought it has passed through buffers.
+  ::prctl(PR_SET_DUMPABLE, 0);
   const size_t mapped = base::round_up(bytes.size(), page_bytes);
   void* p = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) std::abort();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Memory for keys: not swapped, not in core dumps, wiped when it goes.
+// Memory for keys: not swapped, not in core dumps, wiped when it goes. A process that ever had one
+// makes no core dumps at all, and no other process of the same user can look into it.
 #pragma once
 
 #include <cstddef>

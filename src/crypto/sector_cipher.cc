@@ -101,6 +101,10 @@ class elephant {
   };
 };
 
+void copy(bytes_span to, bytes_view from) {
+  if (to.data() != from.data()) std::memcpy(to.data(), from.data(), from.size());
+}
+
 void exclusive_or(bytes_span to, bytes_view with) {
   for (size_t i = 0; i < to.size(); ++i) to[i] ^= with[i % with.size()];
 }
@@ -114,7 +118,7 @@ class dm_sector_cipher final : public sector_cipher {
     iv_block iv = make_iv(lane, sector);
     if (kind_ == iv_kind::lmk) iv = lmk_iv(sector, in);
     if (kind_ == iv_kind::elephant) {
-      std::memcpy(out.data(), in.data(), in.size());
+      copy(out, in);
       exclusive_or(out, elephant_stream(lane, sector));
       elephant::encrypt(out);
       in = out;
@@ -126,7 +130,7 @@ class dm_sector_cipher final : public sector_cipher {
   void decrypt(unsigned lane, uint64_t sector, bytes_view in, bytes_span out) override {
     const iv_block iv = make_iv(lane, sector);
     if (kind_ == iv_kind::tcw) {
-      std::memcpy(out.data(), in.data(), in.size());
+      copy(out, in);
       whiten(sector, out);
       in = out;
     }

@@ -29,8 +29,8 @@ class Transcripts(testing.Case):
         for folder in ("bin", "dev", "run", "state"):
             (self.dir / folder).mkdir(mode=0o700)
         os.symlink(generator, self.dir / "bin/gen")
-        self.env = {**os.environ, "PATH": f"{self.path('bin')}:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C",
-                    "DM_DISABLE_UDEV": "1", "XDG_RUNTIME_DIR": self.path("run"),
+        self.env = {**os.environ, "PATH": f"{self.path('bin')}:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "LC_ALL": "C", "DM_DISABLE_UDEV": "1", "XDG_RUNTIME_DIR": self.path("run"),
                     "XDG_STATE_HOME": self.path("state"), "HOME": self.path("state")}
 
     def make_disks(self, count, size_bytes):
@@ -43,7 +43,8 @@ class Transcripts(testing.Case):
 
     def under_lbd(self, *command):
         words = [word for disk in self.disks for word in ("--disk", disk)]
-        return self.run_any(testing.lbd_binary(), "run", "--log-level", "warn", *words, "--", *command, env=self.env, timeout_s=110)
+        return self.run_any(testing.lbd_binary(), "run", "--log-level", "warn", *words, "--", *command,
+                            env=self.env, timeout_s=110)
 
     def numbers(self):
         shown = self.under_lbd("stat", "-L", "-c", "%t %T", *self.disks)

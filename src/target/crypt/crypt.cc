@@ -51,14 +51,13 @@ crypt::crypt(crypt_params params, std::unique_ptr<crypto::sector_cipher> cipher,
 
 // REQUIRES: whole crypto sectors.
 task<result<void>> crypt::read_sectors(uint64_t offset, base::bytes_span to, io_opts io) {
-  rt::buffer secret(to.size());
-  const block::segment_list from_below{base::bytes_view(secret.span())};
+  const block::segment_list from_below{base::bytes_view(to)};
   CO_CHECK(co_await block::read(*child_.device, start_ + offset, from_below.view(), io));
   const unsigned lane = rt::reactor::current().index();
   const size_t n = params_.shape.sector_bytes;
   for (size_t at = 0; at < to.size(); at += n)
     cipher_->decrypt(lane, params_.iv_offset + (offset + at) / block::sector_bytes,
-                     secret.span().subspan(at, n), to.subspan(at, n));
+                     to.subspan(at, n), to.subspan(at, n));
   co_return result<void>{};
 }
 
