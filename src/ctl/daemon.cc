@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "ctl/device_major.h"
 #include "ctl/served_stack.h"
 
 namespace lbd::ctl {
@@ -21,7 +22,7 @@ daemon::daemon(rt::runtime& runtime, daemon_places places, std::unique_ptr<sourc
       places_(std::move(places)),
       started_ns_(rt::reactor::current().now_ns()),
       sources_(runtime, std::move(numbers)),
-      devices_(runtime, sources_) {
+      devices_(runtime, sources_, {choose_device_major()}) {
   add_server_methods(methods_, *this);
   add_event_methods(methods_, events_);
   add_parts(*this);

@@ -238,12 +238,13 @@ task<dm_commands::result> dm_commands::table_status(dm::request r, device_key ke
 }
 
 task<dm_commands::result> dm_commands::wait(dm::request r, device_key key, dm_caller caller) {
-  const auto state = co_await devices_.wait(key, r.head.event_number, *caller.waiting);
+  const auto state = co_await devices_.wait(std::move(key), r.head.event_number, *caller.waiting);
   if (!state) co_return state.error();
   block::status_request q;
   q.no_flush = (r.head.flags & flag::no_flush) != 0;
-  // It may be gone, which was the event.
-  const auto lines = co_await devices_.status(std::move(key), q, false);
+  // It may be gone, or have another name: that was the event then.
+  device_key now{state->name, {}, {}};
+  const auto lines = co_await devices_.status(std::move(now), q, false);
   dm::answer a(r.head);
   fill_with_name(a.head(), *state);
   if (lines && !lines->empty()) a.put_status(to_wire(*lines));

@@ -37,12 +37,16 @@ class source_disks final : public disk_directory {
 class dm_service final : public service {
  public:
   explicit dm_service(daemon& d)
-      : disks_(d.sources()),
+      : devices_(d.devices()),
+        disks_(d.sources()),
         base_(d.runtime_folder() + "/dm-" + std::to_string(::getpid())),
-        server_(d.devices(), disks_, base_, [] { return std::string(); }) {}
+        server_(d.devices(), disks_, base_, [] { return std::string(); }) {
+    devices_.on_change([this] { server_.changed(); });
+  }
 
   outcome<void> listen() { return server_.listen(socket()); }
   rt::task<outcome<void>> close() override {
+    devices_.on_change({});
     co_await server_.stop();
     co_return outcome<void>{};
   }
@@ -67,6 +71,7 @@ class dm_service final : public service {
  private:
   std::string socket() const { return base_ + ".sock"; }
 
+  stack::device_manager& devices_;
   source_disks disks_;
   const std::string base_;
   dm_server server_;

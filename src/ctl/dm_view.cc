@@ -71,7 +71,7 @@ dm_view::node dm_view::device_node(const device_state& s) {
   f.minor = s.number.minor;
   f.read_only = s.read_only;
   f.readable = s.has_live;
-  f.claimed = s.open_count != 0;
+  f.claimed = is_used_by_tables(s.number);
   f.size_bytes = s.size_bytes;
   f.block_bytes = f.physical_block_bytes = f.io_min_bytes = l != nullptr ? l->block_bytes : 512;
   if (l != nullptr && l->preferred_bytes > 4096) f.io_optimal_bytes = l->preferred_bytes;
@@ -104,11 +104,17 @@ outcome<dm_view::node> dm_view::disk_node(device_number number, const std::strin
   f.read_ahead_sectors =
       attributes_.of(number).read_ahead_sectors.value_or(least_read_ahead_sectors);
   out.path = path;
-  for (const device_state& s : devices_.list()) {
-    const auto used = devices_.deps({s.name, {}, {}}, false);
-    if (used && std::find(used->begin(), used->end(), number) != used->end()) f.claimed = 1;
-  }
+  f.claimed = is_used_by_tables(number);
   return out;
+}
+
+bool dm_view::is_used_by_tables(device_number number) const {
+  for (const device_state& s : devices_.list())
+    for (const bool inactive : {false, true}) {
+      const auto used = devices_.deps({s.name, {}, {}}, inactive);
+      if (used && std::find(used->begin(), used->end(), number) != used->end()) return true;
+    }
+  return false;
 }
 
 outcome<dm_view::node> dm_view::find(device_number number) {

@@ -64,6 +64,7 @@ class dm_view {
   std::vector<block_entry> all_entries();
   const std::string& kernel_name_of(block::device_number number, const std::string& path);
   bool is_ours(block::device_number number);
+  bool is_used_by_tables(block::device_number number) const;
 
   base::outcome<node> look_up_dev(const std::string& name);
   base::outcome<node> look_up_number(std::string_view rest);

@@ -141,6 +141,7 @@ outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid)
 
 void device_manager::tell(const entry& e, const char* action, std::vector<std::string> variables) {
   if (told_) told_(device_event{action, e.name, e.uuid, e.number, std::move(variables)});
+  if (changed_) changed_();
 }
 
 void device_manager::raise_event(entry& e, std::vector<std::string> variables) {
@@ -153,6 +154,7 @@ void device_manager::raise_event(entry& e, std::vector<std::string> variables) {
   }
   ++e.event_number;
   e.wake_waiters();
+  if (changed_) changed_();
 }
 
 task<outcome<device_state>> device_manager::wait(device_key key, uint32_t event_number) {

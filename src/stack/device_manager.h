@@ -142,6 +142,8 @@ class device_manager {
 
   uint32_t major() const noexcept { return options_.major; }
   void on_event(std::function<void(const device_event&)> told) { told_ = std::move(told); }
+  // Called at every event of any device, also those that on_event() has nothing to tell of.
+  void on_change(std::function<void()> changed) { changed_ = std::move(changed); }
 
  private:
   struct live_table;
@@ -188,6 +190,7 @@ class device_manager {
   std::map<std::string, entry_ptr> by_name_;
   std::map<std::string, std::weak_ptr<void>> shared_;
   std::function<void(const device_event&)> told_;
+  std::function<void()> changed_;
   // Expires with the manager, for those who may outlive it.
   const std::shared_ptr<device_manager> self_{std::make_shared<char>(), this};
 };
