@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <cassert>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -140,7 +141,10 @@ class path {
   bool full() const noexcept { return count_ == entries_.size(); }
   unsigned count() const noexcept { return count_; }
   // REQUIRES: !full().
-  void push(crossing& c, uint64_t cookie) noexcept { entries_[count_++] = {&c, cookie}; }
+  void push(crossing& c, uint64_t cookie) noexcept {
+    assert(!full());
+    entries_[count_++] = {&c, cookie};
+  }
   // When the request set out: the first device that measures it, asked at route().
   moment& begin() noexcept { return begin_; }
   void leave(errc code) noexcept {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -63,6 +64,7 @@ class gate {
     event opened;
   };
   static void leave_slot(slot& s) noexcept {
+    assert(s.inside != 0);
     if (--s.inside == 0 && s.closed) s.drained.set();
   }
   static task<bool> close_here(slot& s) {
@@ -102,6 +104,7 @@ class epochs {
   }
   void leave(uint32_t token) noexcept {
     slot& s = slots_[reactor::current().index()];
+    assert(s.inside[token] != 0);
     if (--s.inside[token] == 0 && token != s.now) s.drained.set();
   }
   // One at a time (callers serialise).
