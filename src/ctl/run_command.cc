@@ -149,8 +149,24 @@ class own_folder {
   std::string path_;
 };
 
-// The second `lbd run`, with the signals as this process found them.
-outcome<pid_t> start_inner(const std::string& socket, const run_command& what) {
+// What the terminal sends to the program as well: the daemon outlives it. The program gets these
+// signals as they came to this process.
+class terminal_signals {
+ public:
+  terminal_signals() {
+    ::sigemptyset(&ours_);
+    for (const int number : {SIGHUP, SIGQUIT})
+      if (::signal(number, SIG_IGN) != SIG_IGN) ::sigaddset(&ours_, number);
+  }
+  const sigset_t& ours() const { return ours_; }
+
+ private:
+  sigset_t ours_{};
+};
+
+// The second `lbd run`.
+outcome<pid_t> start_inner(const std::string& socket, const run_command& what,
+                           const terminal_signals& ignored) {
   std::vector<std::string> words = {"lbd", "run", "--socket", socket};
   for (const std::string& disk : what.disks) {
     words.push_back("--disk");
@@ -161,13 +177,10 @@ outcome<pid_t> start_inner(const std::string& socket, const run_command& what) {
   const auto argv = pointers_to(words);
   posix_spawnattr_t attributes;
   ::posix_spawnattr_init(&attributes);
-  sigset_t none, defaults;
+  sigset_t none;
   ::sigemptyset(&none);
-  ::sigemptyset(&defaults);
-  ::sigaddset(&defaults, SIGPIPE);
-  ::sigaddset(&defaults, SIGQUIT);
   ::posix_spawnattr_setsigmask(&attributes, &none);
-  ::posix_spawnattr_setsigdefault(&attributes, &defaults);
+  ::posix_spawnattr_setsigdefault(&attributes, &ignored.ours());
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   pid_t pid = 0;
   errno = ::posix_spawn(&pid, "/proc/self/exe", nullptr, &attributes, argv.data(), environ);
@@ -199,7 +212,7 @@ rt::task<outcome<int>> wait_for(pid_t pid) {
 }
 
 rt::task<outcome<int>> run_alone(rt::runtime& runtime, const run_command& what,
-                                 stop_signals& signals) {
+                                 stop_signals& signals, const terminal_signals& ignored) {
   CO_TRY(const own_folder folder, own_folder::make());
   daemon_places places{folder.path(), state_dir(current_environment())};
   CO_CHECK(prepare_state_dir(places.state_folder));
@@ -208,7 +221,7 @@ rt::task<outcome<int>> run_alone(rt::runtime& runtime, const run_command& what,
   outcome<int> status = exit_cannot_run;
   const auto listening = d->listen(socket);
   if (!listening) status = listening.error();
-  const auto child = listening ? start_inner(socket, what) : outcome<pid_t>(pid_t{0});
+  const auto child = listening ? start_inner(socket, what, ignored) : outcome<pid_t>(pid_t{0});
   if (!child) status = child.error();
   if (status && child) {
     rt::event passed;
@@ -224,12 +237,12 @@ rt::task<outcome<int>> run_alone(rt::runtime& runtime, const run_command& what,
 
 int run_with_own_daemon(const run_command& what) {
   base::set_log_level(what.log_level);
-  ::signal(SIGQUIT, SIG_IGN);
+  const terminal_signals ignored;
   auto signals = stop_signals::make();
   if (!signals) return fail("run", signals.error());
   const auto runtime = rt::runtime::start({});
   if (!runtime) return fail("run", runtime.error());
-  const auto status = (*runtime)->run_until(run_alone(**runtime, what, **signals));
+  const auto status = (*runtime)->run_until(run_alone(**runtime, what, **signals, ignored));
   if (status) return *status;
   fail("run", status.error());
   return exit_cannot_run;
