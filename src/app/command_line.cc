@@ -285,6 +285,7 @@ outcome<ctl::command> read_commit(const reader& from) {
 outcome<ctl::command> read_command(const CLI::App& app) {
   if (app.get_name() == "device") return read_device(*app.get_subcommands().front());
   if (app.get_name() == "image") return read_image(*app.get_subcommands().front());
+  if (app.get_name() == "mount") return read_mount(app);
   const reader from(app);
   const std::string name = app.get_name();
   if (name == "serve") return read_serve(from);

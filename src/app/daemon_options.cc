@@ -196,10 +196,32 @@ void add_daemon_commands(CLI::App& app) {
   add_value(daemon, "--log-level", "LEVEL", "debug, info, warn, error or off (default warn)");
   CLI::App& monitor = *app.add_subcommand("monitor", "Print the events of a daemon's devices");
   add_client_options(monitor);
+  CLI::App& mount = *app.add_subcommand("mount", "Show a daemon's devices as files of a folder");
+  add_words(mount, "DIR", "The folder; without it, folders that are mounted are listed",
+            word_count::at_most_one);
+  add_switch(mount, "--unmount", "End it, unless files are in use");
+  add_switch(mount, "--force", "End it even then: programs get errors");
+  add_switch(mount, "--others", "Let other users in (fuse.conf has to allow it: user_allow_other)");
+  add_client_options(mount);
   CLI::App& device = *app.add_subcommand("device", "Make, change and show the devices of a daemon");
   device.require_subcommand(1);
   add_changing_verbs(device);
   add_asking_verbs(device);
+}
+
+outcome<ctl::command> read_mount(const CLI::App& command) {
+  const reader from(command);
+  ctl::mount_command out;
+  TRY(out.folder, from.word("DIR"));
+  TRY(out.to.socket, from.once("socket"));
+  out.unmount = from.has("unmount");
+  out.force = from.has("force");
+  out.others = from.has("others");
+  out.json = from.has("json");
+  if (out.folder.empty() && (out.unmount || out.others)) return from.wrong("name the folder");
+  if (out.force && !out.unmount) return from.wrong("--force belongs to --unmount");
+  if (out.others && out.unmount) return from.wrong("--others and --unmount exclude each other");
+  return ctl::command(std::move(out));
 }
 
 outcome<ctl::command> read_device(const CLI::App& verb) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The commands of the daemon and those that speak to it: `lbd daemon`, `lbd device …`.
+// The commands of the daemon and those that speak to it: `lbd daemon`, `lbd mount`, `lbd device …`.
 #pragma once
 
 #include "base/result.h"
@@ -14,5 +14,6 @@ namespace lbd::app {
 void add_daemon_commands(CLI::App& app);
 // The subcommand of `lbd device` that was given.
 base::outcome<ctl::command> read_device(const CLI::App& verb);
+base::outcome<ctl::command> read_mount(const CLI::App& command);
 
 }  // namespace lbd::app

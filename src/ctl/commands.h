@@ -135,6 +135,13 @@ struct monitor_command {
   bool json = false;
 };
 
+// Shows a daemon's devices as files of a folder, ends that, or lists such folders.
+struct mount_command {
+  client_target to;
+  std::string folder;  // empty: list
+  bool unmount = false, force = false, others = false, json = false;
+};
+
 // Commands on files at rest.
 struct commit_command {
   stack_spec stack;
@@ -173,9 +180,9 @@ struct print_command {
 };
 
 using command =
-    std::variant<serve_command, daemon_command, device_command, monitor_command, ping_command,
-                 info_command, shutdown_command, add_layer_command, commit_command, flatten_command,
-                 map_command, image_command, run_command, print_command>;
+    std::variant<serve_command, daemon_command, device_command, monitor_command, mount_command,
+                 ping_command, info_command, shutdown_command, add_layer_command, commit_command,
+                 flatten_command, map_command, image_command, run_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

@@ -20,6 +20,8 @@
 
 namespace lbd::ctl {
 
+class mounts;
+
 // A part of the daemon that uses devices.
 class service {
  public:
@@ -91,6 +93,8 @@ void add_parts(daemon& to);
 // The device.* methods.
 void add_device_methods(daemon& to);
 // The ioctl server, and the dm.* methods.
-void add_dm_service(daemon& to);
+void add_dm_service(daemon& to, mounts& folders);
+// Mounted folders, and the mount.* methods.
+mounts& add_mounts(daemon& to);
 
 }  // namespace lbd::ctl

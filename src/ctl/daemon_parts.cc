@@ -6,7 +6,8 @@ namespace lbd::ctl {
 
 void add_parts(daemon& to) {
   add_device_methods(to);
-  add_dm_service(to);
+  mounts& folders = add_mounts(to);
+  add_dm_service(to, folders);
 }
 
 }  // namespace lbd::ctl

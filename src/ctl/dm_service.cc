@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "ctl/daemon.h"
 #include "ctl/dm_server.h"
+#include "ctl/mounts.h"
 
 namespace lbd::ctl {
 
@@ -36,11 +37,12 @@ class source_disks final : public disk_directory {
 
 class dm_service final : public service {
  public:
-  explicit dm_service(daemon& d)
-      : devices_(d.devices()),
+  dm_service(daemon& d, mounts& folders)
+      : folders_(folders),
+        devices_(d.devices()),
         disks_(d.sources()),
         base_(d.runtime_folder() + "/dm-" + std::to_string(::getpid())),
-        server_(d.devices(), disks_, base_, [] { return std::string(); }) {
+        server_(d.devices(), disks_, base_, [&folders] { return folders.private_path(); }) {
     devices_.on_change([this] { server_.changed(); });
   }
 
@@ -54,7 +56,11 @@ class dm_service final : public service {
     rpc_params params(call);
     const auto read = params.finish();
     if (!read) co_return rpc_answer::wrong_params(read.error());
-    const nlohmann::json told = {{"socket", socket()}, {"view", base_}, {"mount", ""}};
+    // Programs see the devices even where they cannot be mounted.
+    const auto folder = co_await folders_.private_folder();
+    if (!folder) base::log_warn("dm", folder.error().message);
+    const nlohmann::json told = {
+        {"socket", socket()}, {"view", base_}, {"mount", folders_.private_path()}};
     co_return rpc_answer::result(told);
   }
   rt::task<rpc_answer> add_disk(rpc_call call) {
@@ -71,6 +77,7 @@ class dm_service final : public service {
  private:
   std::string socket() const { return base_ + ".sock"; }
 
+  mounts& folders_;
   stack::device_manager& devices_;
   source_disks disks_;
   const std::string base_;
@@ -79,8 +86,8 @@ class dm_service final : public service {
 
 }  // namespace
 
-void add_dm_service(daemon& to) {
-  auto made = std::make_unique<dm_service>(to);
+void add_dm_service(daemon& to, mounts& folders) {
+  auto made = std::make_unique<dm_service>(to, folders);
   dm_service* const s = made.get();
   const auto listening = s->listen();
   if (!listening) base::log_warn("dm", listening.error().message);

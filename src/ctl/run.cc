@@ -4,6 +4,7 @@
 #include "ctl/daemon_command.h"
 #include "ctl/device_command.h"
 #include "ctl/image_command.h"
+#include "ctl/mount_command.h"
 #include "ctl/offline.h"
 #include "ctl/run_command.h"
 #include "ctl/say.h"
@@ -17,6 +18,7 @@ struct runner {
   int operator()(const daemon_command& c) const { return run_daemon(c); }
   int operator()(const device_command& c) const { return run_device(c); }
   int operator()(const monitor_command& c) const { return run_monitor(c); }
+  int operator()(const mount_command& c) const { return run_mount(c); }
   int operator()(const ping_command& c) const { return run_ping(c); }
   int operator()(const info_command& c) const { return run_info(c); }
   int operator()(const shutdown_command& c) const { return run_shutdown(c); }

@@ -132,6 +132,10 @@ source_registry::~source_registry() = default;
 outcome<source_registry::identity> source_registry::identify_file(uri::file_source file) {
   if (!file.path.starts_with('/'))
     return failure{errc::nodev, "'" + file.path + "' is a relative path: begin it with /"};
+  if (is_refused_ && is_refused_(file.path))
+    return failure{errc::nodev, "'" + file.path +
+                                    "' lies in a folder that this daemon shows its devices in: "
+                                    "give the device's name"};
   std::error_code error;
   const auto path = std::filesystem::canonical(file.path, error);
   struct stat st {};

@@ -4,6 +4,7 @@
 // use it at the same time. Reactor 0 only.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -46,6 +47,11 @@ class source_registry final : public stack::source_opener {
   };
   std::vector<source_info> list_open() const;
 
+  // Paths that this process must not touch: they are refused.
+  void refuse_paths(std::function<bool(const std::string& path)> is_refused) {
+    is_refused_ = std::move(is_refused);
+  }
+
   // Why the last open() failed, for people; forgotten by this call. (A table's error text is the
   // target's.)
   std::string take_last_failure() { return std::exchange(last_failure_, {}); }
@@ -73,6 +79,7 @@ class source_registry final : public stack::source_opener {
   rt::runtime& runtime_;
   const std::unique_ptr<source_numbers> numbers_;
   std::map<std::string, entry_ptr> entries_;
+  std::function<bool(const std::string&)> is_refused_;
   std::string last_failure_;
   unsigned closing_ = 0;
   rt::event idle_;

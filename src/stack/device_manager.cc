@@ -220,6 +220,7 @@ task<outcome<void>> device_manager::remove(device_key key, bool deferred) {
   if (!found) co_return found.error();
   const entry_ptr e = *std::move(found);
   const auto held = co_await e->control.lock();
+  if (e->open_count != 0 && settle_) co_await settle_();
   if (e->gone) co_return no_such_device();
   if (e->open_count != 0) {
     if (!deferred) co_return failure{errc::busy, "unable to remove open device " + e->name};

@@ -144,6 +144,8 @@ class device_manager {
   void on_event(std::function<void(const device_event&)> told) { told_ = std::move(told); }
   // Called at every event of any device, also those that on_event() has nothing to tell of.
   void on_change(std::function<void()> changed) { changed_ = std::move(changed); }
+  // Runs before a removal is refused because the device is open: it may let go of what has ended.
+  void before_busy(std::function<rt::task<void>()> settle) { settle_ = std::move(settle); }
 
  private:
   struct live_table;
@@ -191,6 +193,7 @@ class device_manager {
   std::map<std::string, std::weak_ptr<void>> shared_;
   std::function<void(const device_event&)> told_;
   std::function<void()> changed_;
+  std::function<rt::task<void>()> settle_;
   // Expires with the manager, for those who may outlive it.
   const std::shared_ptr<device_manager> self_{std::make_shared<char>(), this};
 };

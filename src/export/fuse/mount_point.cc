@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +24,8 @@ using base::failure;
 using base::outcome;
 
 namespace {
+
+const std::string our_kind = "fuse.lbd";
 
 failure system_failure(const std::string& what, int error) {
   return failure{static_cast<errc>(error), what + ": " + base::to_string(static_cast<errc>(error))};
@@ -99,11 +102,19 @@ outcome<void> unmount(const std::string& folder, bool in_use) {
   return system_failure("cannot unmount " + folder, errno);
 }
 
+outcome<void> drop_dead_mount(const std::string& folder) {
+  TRY(const std::string path, true_path(folder));
+  if (mounted_kind(path) != our_kind) return {};
+  return unmount(path, true);
+}
+
 outcome<mount_point> prepare_mount_point(const std::string& folder) {
   TRY(const std::string path, true_path(folder));
   struct stat st {};
-  for (int attempts = 0; mounted_kind(path) == "fuse.lbd"; ++attempts) {
-    if (::stat(path.c_str(), &st) == 0 || errno != ENOTCONN || attempts == 8)
+  struct statfs asked {};
+  for (int attempts = 0; mounted_kind(path) == our_kind; ++attempts) {
+    // Not stat(): the kernel may know the answer without a living server.
+    if (::statfs(path.c_str(), &asked) == 0 || errno != ENOTCONN || attempts == 8)
       return failure{errc::busy, folder + " shows devices already"};
     base::log_info("mount", path + ": taking away what a dead process has left");
     CHECK(unmount(path, true));

@@ -17,6 +17,9 @@ struct mount_point {
 // process of LBD has mounted there).
 base::outcome<mount_point> prepare_mount_point(const std::string& folder);
 
+// Takes away what a process that is known to be dead has left mounted there, if it is there.
+base::outcome<void> drop_dead_mount(const std::string& folder);
+
 // Takes the topmost mount of a folder away, directly or by fusermount3. With `in_use` also when
 // programs use it: they keep what they have open, but nobody finds it any more. Errors: busy.
 base::outcome<void> unmount(const std::string& folder, bool in_use);

@@ -352,6 +352,7 @@ TEST_P(mounts, a_mount_in_use_is_taken_away_only_when_asked_to) {
   opened f(m->path("disk"), O_RDWR);
   ASSERT_EQ(::pwrite(f, "x", 1, 0), 1);
   EXPECT_EQ(m->stop(false), errc::busy);
+  EXPECT_FALSE(m->ended);
   ASSERT_EQ(::pwrite(f, "y", 1, 0), 1);
   EXPECT_EQ(m->stop(true), errc::ok);
   EXPECT_EQ(::pwrite(f, "z", 1, 0), -1);

@@ -105,12 +105,15 @@ task<outcome<void>> session::start() {
 }
 
 task<outcome<void>> session::stop(bool in_use) {
+  const auto held = co_await stop_lock_.lock();
+  if (stopped_) co_return outcome<void>{};
+  stopping_ = true;
   if (!ended_ && !in_use) {
     std::function<outcome<void>()> politely = [this] { return unmount(folder_, false); };
     const outcome<void> done = *co_await rt::run_blocking(worker_, std::move(politely), 0);
-    if (!done) co_return done;
+    stopping_ = done || ended_;
+    if (!stopping_) co_return done;
   }
-  stopping_ = true;
   // What the worker tells the kernel may wait for requests to be answered: it goes last but one.
   for (const auto& r : readers_) {
     if (!r) continue;
@@ -135,6 +138,7 @@ task<outcome<void>> session::stop(bool in_use) {
     co_await rt::call_on(r->where(), drain);
   }
   drop_left_over();
+  stopped_ = true;
   co_return outcome<void>{};
 }
 

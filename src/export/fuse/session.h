@@ -13,6 +13,7 @@
 #include "export/fuse/mount.h"
 #include "export/fuse/reader.h"
 #include "rt/blocking.h"
+#include "rt/sync.h"
 
 struct fuse_session;
 struct fuse_lowlevel_ops;
@@ -114,7 +115,9 @@ class session {
   std::vector<std::unique_ptr<reader>> readers_;    // by reactor; some have none
   std::multimap<uint64_t, open_file*> open_files_;  // by device
   std::vector<std::unique_ptr<listing>> listings_;
-  bool ended_ = false, stopping_ = false;
+  // Unmounted by whomever; this side is about to end, has ended.
+  bool ended_ = false, stopping_ = false, stopped_ = false;
+  rt::mutex stop_lock_;
   std::function<void()> told_end_;
   // Mounts, unmounts, and tells the kernel what to forget: that waits for pages which are being
   // read, and so for the readers.
