@@ -65,6 +65,11 @@ std::unique_ptr<subject> make_subject(const scenario& s, uint64_t seed) {
   return s.make(r);
 }
 
+plan plan_for(const subject& s, uint64_t seed) {
+  plan p = draw_plan(seed, s.size_bytes());
+  return s.survives_errors() ? p : without_errors(std::move(p));
+}
+
 report try_plan(const scenario& s, const plan& p) {
   return in_child([&](report& r) {
     ::alarm(seconds_per_run);
@@ -114,7 +119,7 @@ finding examine(const scenario& s, uint64_t seed, const std::string& failure,
   const auto one = make_subject(s, seed);
   f.subject = one->describe();
   std::string now = failure;
-  f.shrunk = shrink(s, draw_plan(seed, one->size_bytes()), now, options.shrink_seconds);
+  f.shrunk = shrink(s, plan_for(*one, seed), now, options.shrink_seconds);
   if (options.verbose) {
     plan traced = f.shrunk;
     traced.trace = true;
@@ -139,7 +144,7 @@ const scenario& scenario_of(const std::vector<scenario>& all, uint64_t seed) {
 
 verdict run_seed(const scenario& s, uint64_t seed, disk_observer* observer) {
   const auto one = make_subject(s, seed);
-  return run_plan(draw_plan(seed, one->size_bytes()), *one, observer);
+  return run_plan(plan_for(*one, seed), *one, observer);
 }
 
 campaign_result run_campaign(const std::vector<scenario>& all, const campaign_options& options,
@@ -158,7 +163,7 @@ campaign_result run_campaign(const std::vector<scenario>& all, const campaign_op
           const auto one = make_subject(s, seed);
           std::printf("seed %llu: %s: %s\n%s", static_cast<unsigned long long>(seed),
                       s.name.c_str(), one->describe().c_str(),
-                      to_string(draw_plan(seed, one->size_bytes())).c_str());
+                      to_string(plan_for(*one, seed)).c_str());
         }
         const verdict v = run_seed(s, seed, watched ? options.observer : nullptr);
         ++out.runs;

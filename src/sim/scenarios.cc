@@ -9,6 +9,7 @@
 
 #include "sim/canary.h"
 #include "sim/raw.h"
+#include "sim/snapshot.h"
 #include "sim/stack.h"
 
 namespace lbd::sim {
@@ -61,10 +62,9 @@ class qemu_img_judge final : public disk_observer {
 
 std::vector<scenario> all_scenarios() {
   return {
-      {"stack", make_stack, 6},
-      {"change_file", make_change_file, 2},
-      {"raw", make_raw, 1},
-      {"canary", healthy_canary, 1},
+      {"stack", make_stack, 6}, {"change_file", make_change_file, 2},
+      {"raw", make_raw, 1},     {"snapshot", make_snapshot, 3},
+      {"merge", make_merge, 2}, {"canary", healthy_canary, 1},
   };
 }
 

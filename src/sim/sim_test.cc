@@ -14,6 +14,7 @@
 #include "sim/canary.h"
 #include "sim/oracle.h"
 #include "sim/raw.h"
+#include "sim/snapshot.h"
 
 namespace lbd::sim {
 namespace {
@@ -43,6 +44,22 @@ INSTANTIATE_TEST_SUITE_P(all, planted_bug,
                          testing::Values(bug::flush_without_sync, bug::pointers_first,
                                          bug::forgets_failed_sync, bug::ignores_fua, bug::no_lock,
                                          bug::torn_table, bug::swallows_errors));
+
+// A store whose device does not keep what it promised: snapshots cannot keep theirs.
+class planted_store_bug : public testing::TestWithParam<store_bug> {};
+
+TEST_P(planted_store_bug, is_found_within_200_seeds) {
+  const store_bug bug = GetParam();
+  std::vector<scenario> broken{
+      {"snapshot", [bug](random& shape) { return make_broken_snapshot(shape, bug); }}};
+  campaign_options options;
+  options.seeds = 200;
+  options.shrink_seconds = 0;
+  const auto result = run_campaign(broken, options, 1);
+  ASSERT_EQ(result.findings.size(), 1u) << "after " << result.runs << " runs";
+}
+INSTANTIATE_TEST_SUITE_P(all, planted_store_bug,
+                         testing::Values(store_bug::ignores_flush, store_bug::ignores_all));
 
 TEST(sound_devices, give_no_findings) {
   std::vector<scenario> all = canaries(bug::none);

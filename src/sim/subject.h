@@ -26,6 +26,9 @@ class subject {
   // Whether a discarded range reads as zeros from then on; otherwise it may keep its content.
   virtual bool discard_zeroes() const { return true; }
 
+  // Whether it can be used again after an I/O error; otherwise there are none.
+  virtual bool survives_errors() const { return true; }
+
   // Puts the files on the disk that exist beforehand; returns the device's content.
   virtual std::vector<std::byte> prepare(sim_disk& disk) = 0;
   // Opens the device; the first time it makes the files that are missing.

@@ -138,6 +138,14 @@ plan draw_plan(uint64_t seed, uint64_t size_bytes) {
   return p;
 }
 
+plan without_errors(plan p) {
+  p.silent_faults = p.errors = p.space = false;
+  std::erase_if(p.steps, [](const step& s) {
+    return s.kind == step_kind::inject || s.kind == step_kind::limit_space;
+  });
+  return p;
+}
+
 std::string to_string(const step& s) {
   static constexpr std::array<const char*, 14> names = {
       "read",   "write",       "flush",         "discard",   "write_zeroes", "extents", "pause",

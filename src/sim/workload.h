@@ -56,6 +56,8 @@ struct plan {
 
 // REQUIRES: size_bytes is a multiple of 512, at least 64 KiB.
 plan draw_plan(uint64_t seed, uint64_t size_bytes);
+// The same without anything that makes a request fail, the loss of power aside.
+plan without_errors(plan p);
 
 std::string to_string(const plan& p);
 
