@@ -87,6 +87,8 @@ class Host:
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *argv]
 
     def start(self):
+        if self.daemon:
+            self.daemon.kill()
         command = ["glusterd", "--no-daemon", "--log-level=WARNING"]
         if self.namespace:
             self.state.mkdir(exist_ok=True)
@@ -246,6 +248,8 @@ class Cluster:
 
     def close(self):
         """Kills every server of the namespace; addresses and the like vanish with it."""
+        for host in self.hosts:
+            host.daemon.kill()
         for folder in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 name = pathlib.Path(os.readlink(folder / "exe")).name

@@ -208,8 +208,8 @@ class OneHost(Case):
         threads = len(os.listdir(f"/proc/{server.pid}/task"))
         self.assertLess(threads, 40)
         loads = [self.start(["fio", "--ioengine=nbd", f"--uri=nbd+unix:///{name}?socket={server.socket}",
-                             "--name=verify", "--rw=randwrite", "--bs=16k", "--size=4m", "--iodepth=4", "--verify=crc32c",
-                             "--do_verify=1", "--minimal", f"--aux-path={self.dir}"]) for name in names]
+                             "--name=verify", "--rw=randwrite", "--bs=16k", "--size=4m", "--iodepth=4",
+                             "--verify=crc32c", "--do_verify=1", "--minimal", f"--aux-path={self.dir}"]) for name in names]
         for load in loads:
             self.assertEqual(load.wait(120), 0, load.output())
         self.assertEqual(server.stop(), 0)

@@ -385,10 +385,11 @@ task<unsigned> read_many_everywhere(rt::runtime& rt, gluster_device& d, unsigned
 }
 
 TEST_P(gluster_store, the_library_gets_a_bounded_number_of_requests) {
-  fake().rule("io delay 1");
+  fake().rule("io delay 5");
   const auto d = open();
   EXPECT_EQ(rt_->run_until(read_many_everywhere(*rt_, *d, 1000)), 2000u);
-  EXPECT_EQ(fake().most_in_flight(), gluster_bounds::requests_per_reactor);
+  EXPECT_LE(fake().most_in_flight(), gluster_bounds::requests_per_reactor);
+  EXPECT_GT(fake().most_in_flight(), gluster_bounds::requests_per_reactor / 4);
 }
 
 task<bool> write_much(gluster_device& d, unsigned mebibytes) {

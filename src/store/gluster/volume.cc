@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "base/log.h"
+#include "rt/socket.h"
 
 namespace lbd::store {
 namespace {
@@ -22,6 +23,7 @@ using volume_ptr = std::shared_ptr<gluster_volume>;
 constexpr unsigned threads_per_volume = 8;
 constexpr uint64_t second_ns = 1'000'000'000;
 constexpr uint64_t connect_limit_s = 60;
+constexpr uint64_t resolve_limit_ns = 5 * second_ns, probe_limit_ns = 2 * second_ns;
 
 // What makes two sources share a connection.
 std::string key_of(const uri::gluster_source& from) {
@@ -105,6 +107,42 @@ outcome<volume_ptr> connect(const uri::gluster_source& from,
   return failure{code, "cannot connect to " + who(from) + ": " + base::to_string(code) + remedy};
 }
 
+using addresses = std::vector<rt::socket_address>;
+
+task<bool> answers(addresses of, uint64_t due_ns) {
+  for (const auto& address : of)
+    if (co_await rt::socket::connect(address, due_ns)) co_return true;
+  co_return false;
+}
+
+// The servers that take a connection now before those that do not. The library asks one after the
+// other, and waits for one that is gone as long as the system does: minutes.
+task<uri::gluster_source> living_servers_first(uri::gluster_source from,
+                                               rt::blocking_threads& threads) {
+  if (from.servers.size() < 2) co_return from;
+  auto resolve = [servers = from.servers] {
+    std::vector<addresses> out;
+    for (const uri::endpoint& s : servers) {
+      auto found = rt::socket_address::resolve(s.host, std::to_string(s.port), false);
+      out.push_back(found ? *std::move(found) : addresses{});
+    }
+    return out;
+  };
+  const uint64_t now = rt::reactor::current().now_ns();
+  const auto found = co_await rt::run_blocking<std::vector<addresses>>(threads, std::move(resolve),
+                                                                       now + resolve_limit_ns);
+  if (!found) co_return from;
+  const uint64_t due = rt::reactor::current().now_ns() + probe_limit_ns;
+  std::vector<task<bool>> probes;
+  for (const addresses& of : *found) probes.push_back(answers(of, due));
+  const std::vector<bool> living = co_await rt::when_all(std::move(probes));
+  std::vector<uri::endpoint> first, last;
+  for (size_t i = 0; i < living.size(); ++i) (living[i] ? first : last).push_back(from.servers[i]);
+  first.insert(first.end(), last.begin(), last.end());
+  from.servers = std::move(first);
+  co_return from;
+}
+
 }  // namespace
 
 gluster_volume::~gluster_volume() {
@@ -140,7 +178,8 @@ task<outcome<volume_ptr>> gluster_volumes::get_here(uri::gluster_source from) {
     co_return volume;
   }
   auto threads = std::make_shared<rt::blocking_threads>(threads_per_volume);
-  auto work = [from, threads] { return connect(from, threads); };
+  const uri::gluster_source asked = co_await living_servers_first(from, *threads);
+  auto work = [asked, threads] { return connect(asked, threads); };
   const uint64_t limit_s = from.timeout_s != 0 ? from.timeout_s : connect_limit_s;
   const uint64_t due = rt::reactor::current().now_ns() + limit_s * second_ns;
   auto connected = co_await rt::run_blocking<outcome<volume_ptr>>(*threads, std::move(work), due);

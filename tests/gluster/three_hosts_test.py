@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Images on three real Gluster servers on a bridge: cut cables, dead hosts, quorum, healing."""
+
+import os
+import signal
+import subprocess
+import time
+
+import cluster
+import one_host_test
+import testing
+
+
+class ThreeHosts(one_host_test.Case):
+    hosts = 3
+
+    def cable(self, number, state):
+        subprocess.run(["ip", "link", "set", f"v{number}", state], check=True)
+
+    def all_servers(self, path):
+        uri = self.cluster.uri(path, self.volume)
+        return uri + "?" + "&".join(f"server={host.address}" for host in self.cluster.hosts[1:])
+
+    def ready(self, server):
+        done = self.run_any("qemu-io", "-f", "raw", "-c", "write -P 9 0 4k", "-c", "flush", server.uri, timeout_s=60)
+        return "failed" not in done.stdout + done.stderr
+
+    def host_processes(self, number):
+        """The servers of one host, glusterd and bricks: those in its network."""
+        space = os.stat(f"/run/netns/h{number}").st_ino
+        out = []
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                program = os.path.basename(os.readlink(f"/proc/{name}/exe"))
+                if program.startswith("gluster") and os.stat(f"/proc/{name}/ns/net").st_ino == space:
+                    out.append(int(name))
+            except OSError:
+                continue
+        return out
+
+    def test_a_brick_dies_and_heals(self):
+        self.own_volume()
+        server = self.serve("-f", self.make("a.img", "64M"))
+        load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=24m", "--iodepth=16", "--loops=3",
+                              "--fsync=128")
+        time.sleep(1)
+        self.cluster.kill_bricks(1, self.volume)
+        time.sleep(3)
+        self.cluster.restore_bricks(self.volume)
+        self.assertEqual(load.wait(150), 0, load.output())
+        self.assertEqual(server.stop(), 0)
+        self.assert_bricks_equal("a.img")
+
+    def test_a_cable_is_cut_under_load(self):
+        self.own_volume()
+        server = self.serve("-f", self.make("cable.img", "64M"))
+        load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=24m", "--iodepth=16", "--loops=3",
+                              "--fsync=128")
+        time.sleep(1)
+        self.cable(2, "down")
+        time.sleep(8)
+        self.cable(2, "up")
+        self.assertEqual(load.wait(150), 0, load.output())
+        self.assertEqual(server.stop(), 0)
+        self.assert_bricks_equal("cable.img")
+
+    def test_every_cable_is_cut(self):
+        self.own_volume()
+        other = self.path("flat.img")
+        with open(other, "wb") as file:
+            file.truncate(1 << 20)
+        image = self.make("cut.img", "16M")
+        server = self.serve("--name", "on-gluster", "-f", image + "?timeout=3", "--name", "flat", "-f", other)
+        on_gluster = f"nbd+unix:///on-gluster?socket={server.socket}"
+        flat = f"nbd+unix:///flat?socket={server.socket}"
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 0 64k", "-c", "flush", on_gluster)
+        for n in (1, 2, 3):
+            self.cable(n, "down")
+        begin = time.monotonic()
+        cut = self.run_any("qemu-io", "-f", "raw", "-c", "write -P 2 0 64k", on_gluster, timeout_s=60)
+        self.assertIn("failed", cut.stdout + cut.stderr)
+        self.assertLess(time.monotonic() - begin, 20)
+        # The daemon goes on for everybody else.
+        begin = time.monotonic()
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 3 0 64k", "-c", "flush", flat)
+        self.assertLess(time.monotonic() - begin, 3)
+        for n in (1, 2, 3):
+            self.cable(n, "up")
+        server.uri = on_gluster
+        testing.wait_until(lambda: self.ready(server), "the image works again", 60)
+        self.run_ok("qemu-io", "-f", "raw", "-c", "read -P 9 0 4k", on_gluster)
+        begin = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assert_bricks_equal("cut.img")
+
+    def test_the_first_server_is_gone_at_open_and_dies_while_running(self):
+        self.own_volume()
+        self.make("over.img", "32M")
+        self.cable(1, "down")
+        server = self.serve("-f", self.all_servers("over.img"))
+        self.assertTrue(self.ready(server))
+        self.cable(1, "up")
+        time.sleep(6)
+        self.cluster.wait_healed(self.volume)
+        load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=16m", "--iodepth=8", "--loops=3",
+                              "--fsync=64")
+        time.sleep(1)
+        dead = self.host_processes(2)
+        self.assertGreater(len(dead), 1)
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        self.addCleanup(self.cluster.hosts[1].start)
+        self.assertEqual(load.wait(150), 0, load.output())
+        self.assertEqual(server.stop(), 0)
+
+    def test_quorum_is_lost_and_returns(self):
+        self.own_volume()
+        server = self.serve("-f", self.make("quorum.img", "16M"))
+        self.assertTrue(self.ready(server))
+        self.cable(2, "down")
+        self.cable(3, "down")
+        testing.wait_until(lambda: not self.ready(server), "writes fail", 30)
+        self.cable(2, "up")
+        self.cable(3, "up")
+        testing.wait_until(lambda: self.ready(server), "writes work again", 60)
+        self.assertEqual(server.stop(), 0)
+        self.assert_bricks_equal("quorum.img")
+
+
+if __name__ == "__main__":
+    cluster.enter()
+    testing.main()
