@@ -57,6 +57,7 @@ int clear_range(int fd, unsigned long request, const void* argument, const face:
   const off_t from = static_cast<off_t>(at), count = static_cast<off_t>(length);
   if (request != BLKZEROOUT) {
     if (n.discard_bytes == 0) return fail(EOPNOTSUPP);
+    if (n.kind == face::node_device) return next_ioctl(fd, face::discard_of_file, range);
     return next_fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, count);
   }
   if (next_fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, from, count) == 0) return 0;

@@ -25,6 +25,8 @@ void fsync(fuse_req_t from, fuse_ino_t, int, fuse_file_info* info);
 void fallocate(fuse_req_t from, fuse_ino_t, int mode, off_t offset, off_t length,
                fuse_file_info* info);
 void lseek(fuse_req_t from, fuse_ino_t, off_t offset, int whence, fuse_file_info* info);
+void ioctl(fuse_req_t from, fuse_ino_t, unsigned request, void*, fuse_file_info* info,
+           unsigned flags, const void* in, size_t in_bytes, size_t out_bytes);
 
 // Names and attributes (files.cc).
 void init(void* user_data, fuse_conn_info* kernel);

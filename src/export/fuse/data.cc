@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/checked_math.h"
 #include "export/fuse/callbacks.h"
 #include "export/fuse/session.h"
+#include "wire/dm/face.h"
 
 namespace lbd::fuse::callbacks {
 namespace {
@@ -91,6 +93,26 @@ void lseek(fuse_req_t from, fuse_ino_t, off_t offset, int whence, fuse_file_info
   }
   reader& here = session_of(from).reader_here();
   if (request* r = here.begin(from, f, at, size - at)) here.start_seek(*r, whence == SEEK_HOLE);
+}
+
+void ioctl(fuse_req_t from, fuse_ino_t, unsigned request, void*, fuse_file_info* info,
+           unsigned flags, const void* in, size_t in_bytes, size_t) {
+  uint64_t range[2];
+  if (request != dm::face::discard_of_file || (flags & FUSE_IOCTL_DIR) != 0 ||
+      in_bytes != sizeof range) {
+    fuse_reply_err(from, ENOTTY);
+    return;
+  }
+  std::memcpy(range, in, sizeof range);
+  open_file& f = file_of(info);
+  const block::limits& l = f.device().limits();
+  const bool fits = range[1] != 0 && base::range_fits(range[0], range[1], l.size_bytes);
+  if (!f.writable() || !fits || !l.can_discard) {
+    fuse_reply_err(from, !f.writable() ? EBADF : !fits ? EINVAL : EOPNOTSUPP);
+    return;
+  }
+  reader& here = session_of(from).reader_here();
+  if (lbd::fuse::request* r = here.begin(from, f, range[0], range[1])) here.start_discard(*r);
 }
 
 }  // namespace lbd::fuse::callbacks

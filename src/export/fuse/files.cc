@@ -214,6 +214,7 @@ const ::fuse_lowlevel_ops& operations() noexcept {
     o.fsync = callbacks::fsync;
     o.fallocate = callbacks::fallocate;
     o.lseek = callbacks::lseek;
+    o.ioctl = callbacks::ioctl;
     o.opendir = callbacks::opendir;
     o.readdir = callbacks::readdir;
     o.releasedir = callbacks::releasedir;

@@ -62,6 +62,11 @@ class test_device final : public block::block_device {
     ++flushes;
     co_return end();
   }
+  task<result<void>> discard(uint64_t offset, uint64_t length, block::io_opts io) override {
+    CO_CHECK(co_await begin(0, io));
+    std::memset(memory.data() + offset, 0xdd, length);
+    co_return end();
+  }
   task<result<void>> write_zeroes(uint64_t offset, uint64_t length, block::io_opts io) override {
     CO_CHECK(co_await begin(0, io));
     std::memset(memory.data() + offset, 0, length);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Folders mounted by this process on itself: the kernel's own calls are the judge.
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 
@@ -15,6 +15,7 @@
 #include "export/fuse/errors.h"
 #include "export/fuse/mount_fixture_test.h"
 #include "export/fuse/mount_point.h"
+#include "wire/dm/face.h"
 
 namespace lbd::fuse {
 namespace {
@@ -233,6 +234,30 @@ TEST_P(mounts, holes_are_punched_and_found) {
   d->map = {{mebi, true, true}};
   EXPECT_EQ(::lseek(f, 100, SEEK_DATA), -1);
   EXPECT_EQ(errno, ENXIO);
+}
+
+TEST_P(mounts, discards_are_not_zeros) {
+  auto d = m->add(1, "disk", mebi);
+  uint64_t range[] = {4096, 8192};
+  opened f(m->path("disk"), O_RDWR), reading(m->path("disk"), O_RDONLY);
+  EXPECT_EQ(::ioctl(f, dm::face::discard_of_file, range), -1);
+  EXPECT_EQ(errno, EOPNOTSUPP);
+  d->limits_.can_discard = true;
+  EXPECT_EQ(::ioctl(reading, dm::face::discard_of_file, range), -1);
+  EXPECT_EQ(errno, EBADF);
+  EXPECT_EQ(::ioctl(f, dm::face::discard_of_file, range), 0);
+  EXPECT_EQ(d->memory[4095], std::byte{0});
+  EXPECT_EQ(d->memory[4096], std::byte{0xdd});
+  EXPECT_EQ(d->memory[12'287], std::byte{0xdd});
+  EXPECT_EQ(d->memory[12'288], std::byte{0});
+  d->error = errc::io;
+  EXPECT_EQ(::ioctl(f, dm::face::discard_of_file, range), -1);
+  EXPECT_EQ(errno, EIO);
+  range[1] = mebi;
+  EXPECT_EQ(::ioctl(f, dm::face::discard_of_file, range), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(::ioctl(f, BLKGETSIZE64, range), -1);
+  EXPECT_EQ(errno, ENOTTY);
 }
 
 TEST_P(mounts, the_folder_is_not_changed_by_programs) {

@@ -324,7 +324,12 @@ void reader::start_discard(request& r) {
 
 task<void> reader::discard(request& r) {
   const auto done = co_await r.file->device().discard(r.offset, r.length, r.options());
-  answer(r, base::code_of(done));
+  if (!done)
+    answer(r, done.error().code);
+  else if (r.from != nullptr)
+    fuse_reply_ioctl(std::exchange(r.from, nullptr), 0, nullptr, 0);
+  // The page cache still has what was there.
+  owner_.at_home([s = &owner_, id = r.file->id()] { s->changed(id); });
   finish(r);
 }
 

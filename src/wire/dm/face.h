@@ -5,6 +5,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <sys/ioctl.h>
 
 namespace lbd::dm::face {
 
@@ -61,5 +62,10 @@ struct node {
   uint32_t path_bytes;   // of what follows: the file with the bytes; 0: there is none
   uint32_t padding;
 };
+
+// An ioctl of a device's file in a mounted folder: discards a range, two uint64_t, offset and
+// length in bytes. (Punching a hole promises zeros, which a device's discard does not.) Errors:
+// EINVAL, EBADF, EOPNOTSUPP; elsewhere ENOTTY.
+constexpr unsigned long discard_of_file = _IOW(0xdb, 1, uint64_t[2]);
 
 }  // namespace lbd::dm::face
