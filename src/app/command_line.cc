@@ -61,6 +61,9 @@ void add_serve(CLI::App& app) {
             "Text protocol on TCP (default without a value: localhost:6666)")
       ->expected(0, 1);
   add_stack_options(to);
+  add_value(to, "--table", "TABLE",
+            "Instead of layers, a device made of targets: lines START LENGTH TYPE ARGS in 512-byte "
+            "sectors, with ';' between them");
   add_switch(to, "-r,--read-only", "Refuse writes");
   add_value(
       to, "--name", "EXPORT",
@@ -232,10 +235,29 @@ outcome<void> read_addresses(const reader& from, ctl::serve_command& out) {
   return {};
 }
 
+// A table stands for the layers of the only device.
+outcome<void> read_table(const reader& from, ctl::serve_command& out) {
+  out.table = std::string();
+  for (const std::string& part : from.each("table")) *out.table += part + "\n";
+  ctl::stack_spec device;
+  TRY(device.name, from.once("name"));
+  device.read_only = from.has("read-only");
+  out.devices.push_back(std::move(device));
+  for (const char* other : {"expandable", "flat", "nbd", "source", "size", "cluster-size"})
+    if (from.has(other)) return from.wrong_value(other, "is for layers: --table goes without");
+  for (const char* other : {"admin", "stdin"})
+    if (from.has(other)) return from.wrong_value(other, "does not go with --table");
+  return {};
+}
+
 outcome<ctl::command> read_serve(const reader& from) {
   ctl::serve_command out;
   CHECK(read_addresses(from, out));
-  TRY(out.devices, read_stacks(from));
+  if (from.has("table")) {
+    CHECK(read_table(from, out));
+  } else {
+    TRY(out.devices, read_stacks(from));
+  }
   TRY(out.change_files.cluster_bytes, read_cluster_size(from));
   TRY(out.runtime, read_runtime(from));
   TRY(out.log_level, read_log_level(from));
@@ -286,6 +308,7 @@ outcome<ctl::command> read_command(const CLI::App& app) {
   if (app.get_name() == "device") return read_device(*app.get_subcommands().front());
   if (app.get_name() == "image") return read_image(*app.get_subcommands().front());
   if (app.get_name() == "mount") return read_mount(app);
+  if (app.get_name() == "export") return read_export(app);
   const reader from(app);
   const std::string name = app.get_name();
   if (name == "serve") return read_serve(from);

@@ -184,6 +184,17 @@ outcome<void> read_details(const reader& from, ctl::device_command& out) {
   return {};
 }
 
+void add_export(CLI::App& app) {
+  CLI::App& to = *app.add_subcommand("export", "Offer a daemon's device over NBD");
+  add_words(to, "NAME", "Name of the device", word_count::at_most_one);
+  add_value(to, "--nbd", "unix:PATH|tcp:HOST:PORT", "Where clients connect");
+  add_value(to, "--name", "EXPORT", "Name of the export (default: the device's)");
+  add_switch(to, "-r,--read-only", "Refuse writes");
+  add_switch(to, "--remove", "End it: of the device NAME, at an address, or of a name");
+  add_switch(to, "--list", "Show what is offered");
+  add_client_options(to);
+}
+
 }  // namespace
 
 void add_daemon_commands(CLI::App& app) {
@@ -194,6 +205,7 @@ void add_daemon_commands(CLI::App& app) {
   add_value(daemon, "--io", "uring|threads|auto", "How to do input and output (default auto)");
   add_value(daemon, "--reactors", "N", "Threads that serve requests (default: one per CPU)");
   add_value(daemon, "--log-level", "LEVEL", "debug, info, warn, error or off (default warn)");
+  add_export(app);
   CLI::App& monitor = *app.add_subcommand("monitor", "Print the events of a daemon's devices");
   add_client_options(monitor);
   CLI::App& mount = *app.add_subcommand("mount", "Show a daemon's devices as files of a folder");
@@ -234,6 +246,35 @@ outcome<ctl::command> read_device(const CLI::App& verb) {
   TRY(out.to.socket, from.once("socket"));
   out.json = from.has("json");
   CHECK(read_details(from, out));
+  return ctl::command(std::move(out));
+}
+
+outcome<ctl::command> read_export(const CLI::App& command) {
+  const reader from(command);
+  ctl::export_command out;
+  TRY(out.device, from.word("NAME"));
+  TRY(out.nbd, from.once("nbd"));
+  const auto names = from.each("name");
+  if (names.size() > 1) return from.wrong_value("name", "given twice");
+  if (!names.empty()) out.name = names.front();
+  TRY(out.to.socket, from.once("socket"));
+  out.read_only = from.has("read-only");
+  out.json = from.has("json");
+  const bool narrowed = !out.device.empty() || !out.nbd.empty() || out.name;
+  if (from.has("list")) {
+    if (narrowed || from.has("remove") || out.read_only)
+      return from.wrong("--list shows all exports: leave the rest out");
+    return ctl::command(std::move(out));
+  }
+  if (from.has("remove")) {
+    if (!narrowed) return from.wrong("--remove: name the device, --nbd or --name");
+    out.how = ctl::export_command::action::remove;
+    return ctl::command(std::move(out));
+  }
+  out.how = ctl::export_command::action::add;
+  if (out.device.empty()) return from.wrong("name the device, or give --list");
+  if (out.nbd.empty())
+    return from.wrong("say where, as in --nbd unix:/run/disk.sock or --nbd tcp:localhost:10809");
   return ctl::command(std::move(out));
 }
 

@@ -16,4 +16,6 @@ void add_daemon_commands(CLI::App& app);
 base::outcome<ctl::command> read_device(const CLI::App& verb);
 base::outcome<ctl::command> read_mount(const CLI::App& command);
 
+base::outcome<ctl::command> read_export(const CLI::App& command);
+
 }  // namespace lbd::app

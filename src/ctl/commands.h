@@ -58,6 +58,8 @@ struct serve_command {
   std::string pid_file;
   bool standard_input = false;      // serve one client on descriptor 0
   std::vector<stack_spec> devices;  // at least one
+  // Instead of layers, the table of the only device (lines end with ';' too).
+  std::optional<std::string> table;
   change_file_options change_files;
   runtime_choice runtime;
   base::log_level log_level = base::log_level::warn;
@@ -142,6 +144,17 @@ struct mount_command {
   bool unmount = false, force = false, others = false, json = false;
 };
 
+// Offers a daemon's device over NBD, ends that, or lists what is offered.
+struct export_command {
+  enum class action { add, remove, list };
+  client_target to;
+  action how = action::list;
+  std::string device;
+  std::string nbd;                  // unix:PATH or tcp:HOST:PORT
+  std::optional<std::string> name;  // of the export
+  bool read_only = false, json = false;
+};
+
 // Commands on files at rest.
 struct commit_command {
   stack_spec stack;
@@ -179,10 +192,10 @@ struct print_command {
   std::string text;
 };
 
-using command =
-    std::variant<serve_command, daemon_command, device_command, monitor_command, mount_command,
-                 ping_command, info_command, shutdown_command, add_layer_command, commit_command,
-                 flatten_command, map_command, image_command, run_command, print_command>;
+using command = std::variant<serve_command, daemon_command, device_command, monitor_command,
+                             mount_command, export_command, ping_command, info_command,
+                             shutdown_command, add_layer_command, commit_command, flatten_command,
+                             map_command, image_command, run_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

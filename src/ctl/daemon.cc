@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/log.h"
 #include "ctl/device_major.h"
 #include "ctl/served_stack.h"
@@ -34,6 +36,34 @@ outcome<void> daemon::listen(const std::string& path) {
   TRY(const auto address, rt::socket_address::unix_path(path));
   CHECK(control_.listen(address));
   return {};
+}
+
+namespace {
+
+// Whoever asks from inside takes answers only.
+class inner_peer final : public line_peer {
+ public:
+  bool notify(std::string /*line*/) override { return false; }
+  void dismiss(std::string /*last_line*/) override {}
+  bool is_gone() const override { return false; }
+  void on_end(std::function<void()> /*told*/) override {}
+};
+
+}  // namespace
+
+rt::task<outcome<std::shared_ptr<const nlohmann::json>>> daemon::call(
+    std::string method, std::shared_ptr<const nlohmann::json> params) {
+  const rpc_method* const found = methods_.find(method);
+  if (found == nullptr) co_return failure{base::errc::inval, "no method '" + method + "'"};
+  inner_peer self;
+  rpc_call call;
+  call.params = std::move(params);
+  call.from = &self;
+  const rpc_answer answer = co_await (*found)(std::move(call));
+  if (answer.value() != nullptr) co_return answer.value();
+  const bool is_errno = answer.code() > 0;
+  co_return failure{is_errno ? static_cast<base::errc>(answer.code()) : base::errc::inval,
+                    answer.message()};
 }
 
 server_report daemon::report() {

@@ -59,8 +59,15 @@ class daemon final : private server_control {
   base::outcome<void> listen(const std::string& path);
   void adopt_listener(rt::socket made) { control_.adopt_listener(std::move(made)); }
 
-  // Begins the end; also what `shutdown` on the socket does.
-  void shutdown() override { stop_.set(); }
+  // A method, asked from inside the daemon. Errors: what the method answers.
+  rt::task<base::outcome<std::shared_ptr<const nlohmann::json>>> call(
+      std::string method, std::shared_ptr<const nlohmann::json> params);
+
+  // Begins the end; also what `shutdown` on the socket does. Sources that are being opened fail.
+  void shutdown() override {
+    sources_.abandon();
+    stop_.set();
+  }
   rt::event& stopped() noexcept { return stop_; }
 
   // Ends the services, removes the devices, closes the sources, and the management socket last.
@@ -89,6 +96,9 @@ class daemon final : private server_control {
 
 // Adds every part that this program has.
 void add_parts(daemon& to);
+
+// The export.* methods.
+void add_export_service(daemon& to);
 
 // The device.* methods.
 void add_device_methods(daemon& to);

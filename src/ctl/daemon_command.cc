@@ -2,7 +2,6 @@
 #include "ctl/daemon_command.h"
 
 #include "base/log.h"
-#include "ctl/daemon.h"
 #include "ctl/process.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
@@ -28,31 +27,37 @@ outcome<std::string> listen(daemon& d, const daemon_command& what) {
     shown = s.local_address().text();
     d.adopt_listener(std::move(s));
   }
-  if (!inherited.empty() && what.socket.empty()) return shown;
+  if (!inherited.empty() && what.socket.empty()) return shown + "\n";
   const runtime_environment env = current_environment();
   std::string path = what.socket.empty() ? env.socket : what.socket;
   if (path.empty()) path = daemon_socket_path(d.runtime_folder());
   CHECK(d.listen(path));
-  return path;
+  return path + "\n";
 }
 
-rt::task<void> wait_for_signal(daemon& d, stop_signals& signals, rt::event& done) {
+rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what) {
+  co_return listen(d, what);
+}
+
+rt::task<void> wait_for_signal(daemon& d, const std::string& title, stop_signals& signals,
+                               rt::event& done) {
   const int number = co_await signals.wait();
-  if (number != 0) base::log_info("daemon", "stops after signal " + std::to_string(number));
+  if (number != 0) base::log_info(title, "stops after signal " + std::to_string(number));
   d.shutdown();
   done.set();
 }
 
-rt::task<outcome<void>> serve(daemon& d, const daemon_command& what, stop_signals& signals) {
+rt::task<outcome<void>> hold(daemon& d, const daemon_process& how, stop_signals& signals) {
   rt::event signal_waiter_done;
-  rt::spawn(wait_for_signal(d, signals, signal_waiter_done));
+  rt::spawn(wait_for_signal(d, how.title, signals, signal_waiter_done));
   pid_file pid;
-  const auto at = listen(d, what);
+  const auto begun = co_await how.begin(d);
   outcome<void> first;
-  if (!at) first = at.error();
-  if (first && !what.pid_file.empty()) first = pid.write(what.pid_file);
-  if (first) {
-    print(*at + "\n");
+  // A signal that comes before it is ready is no failure.
+  if (!begun && !d.stopped().is_set()) first = begun.error();
+  if (begun && !how.pid_file.empty()) first = pid.write(how.pid_file);
+  if (begun && first) {
+    print(*begun);
     notify_service_manager("READY=1");
     co_await d.stopped().wait();
     notify_service_manager("STOPPING=1");
@@ -64,28 +69,38 @@ rt::task<outcome<void>> serve(daemon& d, const daemon_command& what, stop_signal
   co_return first;
 }
 
-rt::task<outcome<void>> run(rt::runtime& runtime, const daemon_command& what,
+rt::task<outcome<void>> run(rt::runtime& runtime, const daemon_process& how,
                             stop_signals& signals) {
   CO_TRY(daemon_places places, prepare_places());
   CO_TRY(const auto d, daemon::make(runtime, std::move(places)));
-  co_return co_await serve(*d, what, signals);
+  co_return co_await hold(*d, how, signals);
 }
 
 }  // namespace
 
-int run_daemon(const daemon_command& what) {
-  base::set_log_level(what.log_level);
+int run_daemon_process(const daemon_process& how) {
+  base::set_log_level(how.log_level);
   raise_descriptor_limit();
   auto signals = stop_signals::make();
-  if (!signals) return fail("daemon", signals.error());
+  if (!signals) return fail(how.title, signals.error());
   rt::runtime_options options;
-  options.reactors = what.runtime.reactors;
-  options.how = what.runtime.how;
+  options.reactors = how.runtime.reactors;
+  options.how = how.runtime.how;
   const auto runtime = rt::runtime::start(options);
-  if (!runtime) return fail("daemon", runtime.error());
-  const auto done = (*runtime)->run_until(run(**runtime, what, **signals));
-  if (!done) return fail("daemon", done.error());
+  if (!runtime) return fail(how.title, runtime.error());
+  const auto done = (*runtime)->run_until(run(**runtime, how, **signals));
+  if (!done) return fail(how.title, done.error());
   return exit_ok;
+}
+
+int run_daemon(const daemon_command& what) {
+  daemon_process how;
+  how.title = "daemon";
+  how.pid_file = what.pid_file;
+  how.runtime = what.runtime;
+  how.log_level = what.log_level;
+  how.begin = [&what](daemon& d) { return begin(d, what); };
+  return run_daemon_process(how);
 }
 
 }  // namespace lbd::ctl

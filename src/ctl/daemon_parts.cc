@@ -6,6 +6,7 @@ namespace lbd::ctl {
 
 void add_parts(daemon& to) {
   add_device_methods(to);
+  add_export_service(to);
   mounts& folders = add_mounts(to);
   add_dm_service(to, folders);
 }

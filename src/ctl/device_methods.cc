@@ -80,14 +80,9 @@ json lines_to_json(const std::vector<table_line>& lines) {
   return out;
 }
 
-rpc_answer answer_state(const outcome<device_state>& s) {
-  if (!s) return rpc_answer::failed(s.error());
+rpc_answer answer_state(const device_key& key, const outcome<device_state>& s) {
+  if (!s) return device_failed(key, s.error());
   return rpc_answer::result(to_json(*s));
-}
-
-rpc_answer answer_done(const outcome<void>& done) {
-  if (!done) return rpc_answer::failed(done.error());
-  return rpc_answer::result(true);
 }
 
 // A failed table: the kernel's text, and why a source could not be opened.
@@ -125,9 +120,10 @@ task<rpc_answer> create(daemon& d, rpc_call call) {
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
   std::optional<uint32_t> wanted;
   if (minor) wanted = static_cast<uint32_t>(*minor);
+  const device_key key{name, {}, {}};
   auto made = d.devices().create(name, std::move(uuid), wanted);
   if (made && with_table) made = co_await start(d, std::move(name), std::move(table));
-  co_return answer_state(made);
+  co_return answer_state(key, made);
 }
 
 task<rpc_answer> load_table(daemon& d, rpc_call call) {
@@ -136,16 +132,16 @@ task<rpc_answer> load_table(daemon& d, rpc_call call) {
   if (!p.has("table")) p.refuse("table is missing");
   table_params table = read_table(p);
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto loaded = co_await load(d, std::move(key), std::move(table.lines), table.read_only);
-  co_return answer_state(loaded);
+  const auto loaded = co_await load(d, key, std::move(table.lines), table.read_only);
+  co_return answer_state(key, loaded);
 }
 
 task<rpc_answer> clear(daemon& d, rpc_call call) {
   rpc_params p(call);
   device_key key = read_key(p);
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto cleared = co_await d.devices().clear(std::move(key));
-  co_return answer_state(cleared);
+  const auto cleared = co_await d.devices().clear(key);
+  co_return answer_state(key, cleared);
 }
 
 task<rpc_answer> suspend(daemon& d, rpc_call call) {
@@ -154,8 +150,8 @@ task<rpc_answer> suspend(daemon& d, rpc_call call) {
   stack::suspend_options how;
   how.no_flush = p.flag("no_flush");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto suspended = co_await d.devices().suspend(std::move(key), how);
-  co_return answer_state(suspended);
+  const auto suspended = co_await d.devices().suspend(key, how);
+  co_return answer_state(key, suspended);
 }
 
 task<rpc_answer> resume(daemon& d, rpc_call call) {
@@ -164,8 +160,8 @@ task<rpc_answer> resume(daemon& d, rpc_call call) {
   stack::suspend_options how;
   how.no_flush = p.flag("no_flush");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto resumed = co_await d.devices().resume(std::move(key), how);
-  co_return answer_state(resumed);
+  const auto resumed = co_await d.devices().resume(key, how);
+  co_return answer_state(key, resumed);
 }
 
 task<rpc_answer> rename(daemon& d, rpc_call call) {
@@ -173,7 +169,7 @@ task<rpc_answer> rename(daemon& d, rpc_call call) {
   device_key key = read_key(p);
   std::string to = p.needed_text("new_name");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  co_return answer_state(d.devices().rename(std::move(key), std::move(to)));
+  co_return answer_state(key, d.devices().rename(key, std::move(to)));
 }
 
 task<rpc_answer> set_uuid(daemon& d, rpc_call call) {
@@ -181,7 +177,7 @@ task<rpc_answer> set_uuid(daemon& d, rpc_call call) {
   device_key key = read_key(p);
   std::string uuid = p.needed_text("new_uuid");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  co_return answer_state(d.devices().set_uuid(std::move(key), std::move(uuid)));
+  co_return answer_state(key, d.devices().set_uuid(key, std::move(uuid)));
 }
 
 task<rpc_answer> remove(daemon& d, rpc_call call) {
@@ -189,8 +185,9 @@ task<rpc_answer> remove(daemon& d, rpc_call call) {
   device_key key = read_key(p);
   const bool deferred = p.flag("deferred");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto removed = co_await d.devices().remove(std::move(key), deferred);
-  co_return answer_done(removed);
+  const auto removed = co_await d.devices().remove(key, deferred);
+  if (!removed) co_return device_failed(key, removed.error());
+  co_return rpc_answer::result(true);
 }
 
 task<rpc_answer> remove_all(daemon& d, rpc_call call) {
@@ -208,14 +205,14 @@ task<rpc_answer> message(daemon& d, rpc_call call) {
   const uint64_t sector = p.number("sector").value_or(0);
   std::vector<std::string> words = p.texts("words");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto reply = co_await d.devices().message(std::move(key), sector, std::move(words));
-  if (!reply) co_return rpc_answer::failed(reply.error());
+  const auto reply = co_await d.devices().message(key, sector, std::move(words));
+  if (!reply) co_return device_failed(key, reply.error());
   co_return rpc_answer::result(*reply);
 }
 
 task<rpc_answer> answer_lines(daemon& d, device_key key, block::status_request q, bool inactive) {
-  const auto lines = co_await d.devices().status(std::move(key), q, inactive);
-  if (!lines) co_return rpc_answer::failed(lines.error());
+  const auto lines = co_await d.devices().status(key, q, inactive);
+  if (!lines) co_return device_failed(key, lines.error());
   co_return rpc_answer::result(lines_to_json(*lines));
 }
 
@@ -244,7 +241,7 @@ task<rpc_answer> info(daemon& d, rpc_call call) {
   rpc_params p(call);
   device_key key = read_key(p);
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  co_return answer_state(d.devices().state(std::move(key)));
+  co_return answer_state(key, d.devices().state(key));
 }
 
 task<rpc_answer> list(daemon& d, rpc_call call) {
@@ -272,8 +269,8 @@ task<rpc_answer> deps(daemon& d, rpc_call call) {
   device_key key = read_key(p);
   const bool inactive = p.flag("inactive");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto numbers = d.devices().deps(std::move(key), inactive);
-  if (!numbers) co_return rpc_answer::failed(numbers.error());
+  const auto numbers = d.devices().deps(key, inactive);
+  if (!numbers) co_return device_failed(key, numbers.error());
   json out = json::array();
   for (const auto& n : *numbers) out.push_back(dependency(d, n));
   co_return rpc_answer::result(out);
@@ -288,9 +285,8 @@ task<rpc_answer> wait(daemon& d, waiters& all, rpc_call call) {
   stack::waiting asleep;
   if (all.closed()) asleep.cancel();
   const watch watched(all, asleep, *call.from);
-  const auto state =
-      co_await d.devices().wait(std::move(key), static_cast<uint32_t>(number), asleep);
-  co_return answer_state(state);
+  const auto state = co_await d.devices().wait(key, static_cast<uint32_t>(number), asleep);
+  co_return answer_state(key, state);
 }
 
 task<rpc_answer> targets(rpc_call call) {

@@ -45,6 +45,16 @@ table_params read_table(rpc_params& from) {
   return out;
 }
 
+rpc_answer device_failed(const stack::device_key& key, const base::failure& why) {
+  const std::string missing = base::to_string(static_cast<base::errc>(ENXIO));
+  if (why.message != missing) return rpc_answer::failed(why);
+  const std::string which = key.number         ? key.number->text()
+                            : key.uuid.empty() ? "'" + key.name + "'"
+                                               : "with the uuid '" + key.uuid + "'";
+  return rpc_answer::failed(
+      {why.code, "no device " + which + " (lbd device ls shows what there is)"});
+}
+
 nlohmann::json to_json(const stack::device_state& s) {
   return {{"name", s.name},
           {"uuid", s.uuid},

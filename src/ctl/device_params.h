@@ -21,6 +21,9 @@ struct table_params {
 };
 table_params read_table(rpc_params& from);
 
+// The operation on a device failed; tells which device, where there is none.
+rpc_answer device_failed(const stack::device_key& key, const base::failure& why);
+
 nlohmann::json to_json(const stack::device_state& s);
 
 }  // namespace lbd::ctl

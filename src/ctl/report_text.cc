@@ -64,7 +64,8 @@ std::string operations_text(const std::vector<operation_report>& operations,
 
 std::string device_text(const device_report& d) {
   std::string out = "device " + d.name + ": " + base::format_size(d.size_bytes);
-  if (d.export_name != d.name) out += ", export '" + d.export_name + "'";
+  const bool named = !d.export_name.empty() || d.name == "default";
+  if (named && d.export_name != d.name) out += ", export '" + d.export_name + "'";
   if (d.read_only) out += ", read-only";
   out += "\n" + operations_text(d.operations, "  ");
   for (size_t i = 0; i < d.layers.size(); ++i) {

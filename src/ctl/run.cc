@@ -3,6 +3,7 @@
 #include "ctl/commands.h"
 #include "ctl/daemon_command.h"
 #include "ctl/device_command.h"
+#include "ctl/export_command.h"
 #include "ctl/image_command.h"
 #include "ctl/mount_command.h"
 #include "ctl/offline.h"
@@ -19,6 +20,7 @@ struct runner {
   int operator()(const device_command& c) const { return run_device(c); }
   int operator()(const monitor_command& c) const { return run_monitor(c); }
   int operator()(const mount_command& c) const { return run_mount(c); }
+  int operator()(const export_command& c) const { return run_export(c); }
   int operator()(const ping_command& c) const { return run_ping(c); }
   int operator()(const info_command& c) const { return run_info(c); }
   int operator()(const shutdown_command& c) const { return run_shutdown(c); }

@@ -115,6 +115,15 @@ std::string serve_socket_path(const std::string& dir, pid_t pid) {
   return dir + "/serve-" + std::to_string(pid) + ".sock";
 }
 
+base::outcome<std::string> choose_serve_socket(const std::string& given) {
+  if (!given.empty()) return given;
+  const runtime_environment env = current_environment();
+  if (!env.socket.empty()) return env.socket;
+  const std::string dir = runtime_dir(env);
+  CHECK(prepare_runtime_dir(dir, env.uid));
+  return serve_socket_path(dir, ::getpid());
+}
+
 bool socket_lives(const std::string& path) {
   sockaddr_un address{};
   if (path.size() >= sizeof address.sun_path) return false;

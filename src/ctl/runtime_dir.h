@@ -47,6 +47,10 @@ base::outcome<void> prepare_state_dir(const std::string& dir);
 // "DIR/serve-PID.sock".
 std::string serve_socket_path(const std::string& dir, pid_t pid);
 
+// Where a server of this process listens: `given`, LBD_SOCKET, or serve-PID.sock in the runtime
+// folder, which is made. Errors name the folder and the remedy.
+base::outcome<std::string> choose_serve_socket(const std::string& given);
+
 // The management sockets of a folder that answer, in the order of their names; those whose
 // process is gone are removed. `lives` connects to a path.
 std::vector<std::string> living_sockets(const std::string& dir,

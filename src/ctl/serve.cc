@@ -12,6 +12,7 @@
 #include "ctl/process.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
+#include "ctl/serve_table.h"
 #include "ctl/served_stack.h"
 #include "export/nbd/server.h"
 
@@ -63,7 +64,6 @@ class serving final : public management {
   rt::task<outcome<void>> listen_to_clients();
   rt::task<outcome<void>> listen_to_managers();
   rt::task<outcome<void>> open_stacks();
-  outcome<std::string> control_path() const;
   rt::task<void> wait_for_signal();
   rt::task<void> wait_for_last_client();
   rt::task<outcome<void>> close();
@@ -216,17 +216,8 @@ rt::task<outcome<void>> serving::listen_to_clients() {
   co_return outcome<void>{};
 }
 
-outcome<std::string> serving::control_path() const {
-  if (!what_.control_socket.empty()) return what_.control_socket;
-  const runtime_environment env = current_environment();
-  if (!env.socket.empty()) return env.socket;
-  const std::string dir = runtime_dir(env);
-  CHECK(prepare_runtime_dir(dir, env.uid));
-  return serve_socket_path(dir, ::getpid());
-}
-
 rt::task<outcome<void>> serving::listen_to_managers() {
-  CO_TRY(const std::string path, control_path());
+  CO_TRY(const std::string path, choose_serve_socket(what_.control_socket));
   const listen_function control = [this](const rt::socket_address& a) -> outcome<void> {
     CHECK(control_.listen(a));
     return {};
@@ -307,16 +298,7 @@ server_report serving::report() {
     device_report d = stack->report();
     for (const auto& c : info.connections) {
       if (c.handshaking || c.export_name != stack->export_name()) continue;
-      client_report client;
-      client.id = c.id;
-      client.peer = c.peer;
-      client.connected_ms = now > c.connected_ns ? (now - c.connected_ns) / 1'000'000 : 0;
-      client.in_flight = c.in_flight;
-      client.requests = c.counters.requests;
-      client.bytes_read = c.counters.bytes_read;
-      client.bytes_written = c.counters.bytes_written;
-      client.errors = c.counters.errors;
-      d.clients.push_back(std::move(client));
+      d.clients.push_back(to_client_report(c, now));
     }
     out.devices.push_back(std::move(d));
   }
@@ -332,6 +314,7 @@ rt::task<outcome<void>> serve(rt::runtime& runtime, const serve_command& what,
 }  // namespace
 
 int run_serve(const serve_command& what) {
+  if (what.table) return run_serve_table(what);
   base::set_log_level(what.log_level);
   raise_descriptor_limit();
   auto signals = stop_signals::make();

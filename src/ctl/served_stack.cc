@@ -74,6 +74,19 @@ std::optional<uint64_t> allocated_bytes(const open_layer& layer) {
 
 }  // namespace
 
+client_report to_client_report(const nbd_server::connection_info& c, uint64_t now_ns) {
+  client_report out;
+  out.id = c.id;
+  out.peer = c.peer;
+  out.connected_ms = now_ns > c.connected_ns ? (now_ns - c.connected_ns) / 1'000'000 : 0;
+  out.in_flight = c.in_flight;
+  out.requests = c.counters.requests;
+  out.bytes_read = c.counters.bytes_read;
+  out.bytes_written = c.counters.bytes_written;
+  out.errors = c.counters.errors;
+  return out;
+}
+
 std::vector<operation_report> to_operations(const stack::device_totals& totals) {
   std::vector<operation_report> out;
   for (size_t i = 0; i < block::op_count; ++i)

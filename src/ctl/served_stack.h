@@ -9,6 +9,7 @@
 
 #include "ctl/report.h"
 #include "ctl/stack_builder.h"
+#include "export/nbd/server.h"
 #include "stack/device.h"
 
 namespace lbd::ctl {
@@ -59,6 +60,9 @@ class served_stack {
   // What layers counted under earlier overlays; parallel to layers_.
   std::vector<overlay::layer_totals> earlier_;
 };
+
+// An NBD client as reports carry it; `now` of the reactor's clock.
+client_report to_client_report(const nbd_server::connection_info& c, uint64_t now_ns);
 
 // The counters of a device as reports carry them.
 std::vector<operation_report> to_operations(const stack::device_totals& totals);

@@ -269,10 +269,11 @@ rt::task<outcome<std::shared_ptr<source_registry::use>>> source_registry::open_n
     stack_spec spec;
     spec.read_only = !writable;
     spec.layers.push_back({layer_option::expandable, image->path});
-    CO_TRY(made->stack, co_await served_stack::open(runtime_, std::move(spec), {}));
+    CO_TRY(made->stack, co_await served_stack::open(runtime_, std::move(spec), {}, &abandoned_));
   } else {
     if (e->is_file()) CO_CHECK(e->lock(writable));
-    CO_TRY(made->layer, co_await open_source(runtime_, e->what.source, writable, e->is_file()));
+    const source_options how{writable, e->is_file(), &abandoned_};
+    CO_TRY(made->layer, co_await open_source(runtime_, e->what.source, how));
   }
   if (writable && made->device().limits().read_only)
     co_return failure{errc::access,

@@ -4,6 +4,7 @@
 // use it at the same time. Reactor 0 only.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -56,6 +57,8 @@ class source_registry final : public stack::source_opener {
   // target's.)
   std::string take_last_failure() { return std::exchange(last_failure_, {}); }
 
+  // Sources that are being opened fail soon (canceled), and so do later ones.
+  void abandon() noexcept { abandoned_ = true; }
   // Waits until what nobody uses any more is closed. Returns the first failure of closing since the
   // last call.
   rt::task<base::outcome<void>> close();
@@ -81,6 +84,7 @@ class source_registry final : public stack::source_opener {
   std::map<std::string, entry_ptr> entries_;
   std::function<bool(const std::string&)> is_refused_;
   std::string last_failure_;
+  std::atomic<bool> abandoned_{false};
   unsigned closing_ = 0;
   rt::event idle_;
   base::outcome<void> first_failure_;

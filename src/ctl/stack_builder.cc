@@ -283,9 +283,9 @@ base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string&
   return store::open_file_store(rt::os_files(), path, store::file_options{true, false, true});
 }
 
-rt::task<outcome<open_layer>> open_source(rt::runtime& runtime, uri::source from, bool writable,
-                                          bool locked) {
-  opener with(runtime, writable, !locked, nullptr);
+rt::task<outcome<open_layer>> open_source(rt::runtime& runtime, uri::source from,
+                                          source_options how) {
+  opener with(runtime, how.writable, !how.locked, how.abandoned);
   co_return co_await with.open(std::move(from));
 }
 

@@ -63,10 +63,15 @@ struct open_mode {
 rt::task<base::outcome<open_layers>> open_stack(rt::runtime& runtime, const stack_spec& spec,
                                                 open_mode mode);
 
-// Any source but a qcow2 image, by itself. `locked`: the caller holds a file's lock already. Errors
-// name the source and the remedy.
+struct source_options {
+  bool writable = false;
+  bool locked = false;  // the caller holds the lock of a file already
+  // Opening fails soon (canceled) after this has become true.
+  const std::atomic<bool>* abandoned = nullptr;
+};
+// Any source but a qcow2 image, by itself. Errors name the source and the remedy.
 rt::task<base::outcome<open_layer>> open_source(rt::runtime& runtime, uri::source from,
-                                                bool writable, bool locked);
+                                                source_options how);
 
 // A flat file or block device, locked for writing. Errors name the path and the remedy.
 base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path);

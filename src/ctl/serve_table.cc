@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+#include "ctl/serve_table.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "ctl/daemon_command.h"
+#include "ctl/runtime_dir.h"
+
+namespace lbd::ctl {
+namespace {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+using nlohmann::json;
+
+std::string absolute_path(const std::string& path) {
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.lexically_normal().string();
+}
+
+std::vector<std::string> addresses_of(const serve_command& what) {
+  std::vector<std::string> out;
+  for (const uri::endpoint& at : what.listen) out.push_back("tcp:" + uri::to_text(at));
+  for (const std::string& path : what.unix_sockets) out.push_back("unix:" + absolute_path(path));
+  if (out.empty()) out.push_back("tcp:localhost:10809");
+  return out;
+}
+
+// Makes the device and its exports; returns their URIs, a line each.
+rt::task<outcome<std::string>> begin(daemon& d, const serve_command& what) {
+  const stack_spec& spec = what.devices.front();
+  CO_TRY(const std::string socket, choose_serve_socket(what.control_socket));
+  CO_CHECK(d.listen(socket));
+  std::string table = *what.table;
+  std::replace(table.begin(), table.end(), ';', '\n');
+  const std::string name = spec.name.empty() ? "default" : spec.name;
+  const auto device = std::make_shared<const json>(json{{"name", name},
+                                                        {"table", table},
+                                                        {"read_only", spec.read_only},
+                                                        {"directory", absolute_path(".")}});
+  auto done = co_await d.call("device.create", device);
+  if (!done) co_return failure{done.error().code, "--table: " + done.error().message};
+  std::string uris;
+  for (const std::string& address : addresses_of(what)) {
+    const auto wanted = std::make_shared<const json>(json{
+        {"name", name}, {"nbd", address}, {"export", spec.name}, {"read_only", spec.read_only}});
+    done = co_await d.call("export.add", wanted);
+    if (!done) co_return done.error();
+    uris += (*done)->value("uri", "") + "\n";
+  }
+  co_return uris;
+}
+
+}  // namespace
+
+int run_serve_table(const serve_command& what) {
+  daemon_process how;
+  how.title = "serve";
+  how.pid_file = what.pid_file;
+  how.runtime = what.runtime;
+  how.log_level = what.log_level;
+  how.begin = [&what](daemon& d) { return begin(d, what); };
+  return run_daemon_process(how);
+}
+
+}  // namespace lbd::ctl
