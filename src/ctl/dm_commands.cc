@@ -167,7 +167,7 @@ task<dm_commands::result> dm_commands::remove(dm::request r, device_key key) {
 }
 
 dm_commands::result dm_commands::rename(const dm::request& r) {
-  if (r.head.name.empty()) return no_such_device();
+  // Only by its name; none finds nothing.
   device_key key{r.head.name, {}, {}};
   const auto done = (r.head.flags & flag::uuid) != 0 ? devices_.set_uuid(std::move(key), r.text)
                                                      : devices_.rename(std::move(key), r.text);

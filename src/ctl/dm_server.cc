@@ -60,10 +60,10 @@ struct dm_server::connection {
   std::string_view text() const { return base::as_text(bytes); }
 };
 
-dm_server::dm_server(stack::device_manager& devices, disk_directory& disks, std::string folder,
-                     std::function<std::string()> mount_point)
+dm_server::dm_server(stack::device_manager& devices, disk_directory& disks,
+                     const device_folder& files, std::string folder)
     : commands_(devices, attributes_),
-      view_(devices, disks, attributes_, std::move(folder), std::move(mount_point)) {}
+      view_(devices, disks, files, attributes_, std::move(folder)) {}
 
 dm_server::~dm_server() = default;
 
@@ -145,6 +145,7 @@ task<dm_answer> dm_server::answer(connection_ptr c) {
       co_return co_await run_ioctl(c);
     case face::op_look_up:
     case face::op_find:
+    case face::op_find_file:
       co_return look_up(*c);
     case face::op_set_read_ahead:
       co_return set_read_ahead(*c);
@@ -188,6 +189,12 @@ dm_answer dm_server::look_up(const connection& c) {
     if (c.bytes.size() != sizeof number) return {EINVAL, {}};
     std::memcpy(number, c.bytes.data(), sizeof number);
     return told(view_.find({number[0], number[1]}));
+  }
+  if (c.request.op == face::op_find_file) {
+    uint64_t inode = 0;
+    if (c.bytes.size() != sizeof inode) return {EINVAL, {}};
+    std::memcpy(&inode, c.bytes.data(), sizeof inode);
+    return told(view_.find_file(inode));
   }
   const std::string path(c.text());
   if (path.empty() || path.size() > face::largest_path_bytes || path[0] != '/' ||

@@ -18,8 +18,8 @@ namespace lbd::ctl {
 class dm_server {
  public:
   // All outlive this. `folder` is the server's own (dm_view.h).
-  dm_server(stack::device_manager& devices, disk_directory& disks, std::string folder,
-            std::function<std::string()> mount_point);
+  dm_server(stack::device_manager& devices, disk_directory& disks, const device_folder& files,
+            std::string folder);
   // REQUIRES: stop() has completed, or listen() was never called.
   ~dm_server();
 

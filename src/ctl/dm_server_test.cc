@@ -52,6 +52,17 @@ class one_disk final : public disk_directory, public stack::source_opener {
   std::shared_ptr<block::block_device> memory_{*store::memory_device::make(4 << 20)};
 };
 
+// A folder in which 253:0 has the inode 7.
+class some_folder final : public device_folder {
+ public:
+  std::string path() const override { return at; }
+  std::optional<device_number> device_of_inode(uint64_t inode) const override {
+    if (inode != 7) return std::nullopt;
+    return device_number{253, 0};
+  }
+  std::string at;
+};
+
 class client {
  public:
   explicit client(const std::string& path) : fd_(::socket(AF_UNIX, SOCK_STREAM, 0)) {
@@ -103,7 +114,7 @@ class dm_server_test : public testing::Test {
     std::ofstream(dir_ + "/disk.img") << std::string(8192, 'x');
     disks_.emplace(dir_ + "/disk.img");
     devices_.emplace(*rt_, *disks_);
-    server_.emplace(*devices_, *disks_, dir_ + "/view", [this] { return mount_; });
+    server_.emplace(*devices_, *disks_, files_, dir_ + "/view");
     ASSERT_TRUE(server_->listen(dir_ + "/sock"));
   }
   void TearDown() override {
@@ -189,7 +200,8 @@ class dm_server_test : public testing::Test {
     return *reinterpret_cast<const dm_ioctl*>(r.bytes.data());
   }
 
-  std::string dir_, mount_;
+  std::string dir_;
+  some_folder files_;
   std::unique_ptr<rt::runtime> rt_ = *rt::runtime::start({.reactors = 1});
   rt::reactor::scope here_{rt_->at(0)};
   std::optional<one_disk> disks_;
@@ -241,10 +253,15 @@ TEST_F(dm_server_test, nodes_come_with_the_first_resume) {
     EXPECT_EQ(n.readable, 1u);
     EXPECT_EQ(n.path_bytes, 0u) << "nothing is mounted";
   }
-  mount_ = "/some/folder";
+  files_.at = "/some/folder";
   std::string place;
   EXPECT_EQ(kind_of("/dev/dm-0", &n, &place), face::node_device);
   EXPECT_EQ(place, "/some/folder/d");
+  const uint64_t inode = 7, other = 8;
+  const reply r = ask(face::op_find_file, 0, {reinterpret_cast<const char*>(&inode), 8});
+  EXPECT_EQ(r.error, 0);
+  EXPECT_EQ(r.bytes.substr(sizeof n), "/some/folder/d");
+  EXPECT_EQ(ask(face::op_find_file, 0, {reinterpret_cast<const char*>(&other), 8}).error, ENXIO);
 }
 
 TEST_F(dm_server_test, sysfs_tells_of_devices_and_disks) {

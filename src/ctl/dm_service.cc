@@ -35,6 +35,19 @@ class source_disks final : public disk_directory {
   source_registry& sources_;
 };
 
+// The daemon's own mounted folder.
+class mounted_folder final : public device_folder {
+ public:
+  explicit mounted_folder(const mounts& folders) : folders_(folders) {}
+  std::string path() const override { return folders_.private_path(); }
+  std::optional<block::device_number> device_of_inode(uint64_t inode) const override {
+    return folders_.device_of_inode(inode);
+  }
+
+ private:
+  const mounts& folders_;
+};
+
 class dm_service final : public service {
  public:
   dm_service(daemon& d, mounts& folders)
@@ -42,7 +55,8 @@ class dm_service final : public service {
         devices_(d.devices()),
         disks_(d.sources()),
         base_(d.runtime_folder() + "/dm-" + std::to_string(::getpid())),
-        server_(d.devices(), disks_, base_, [&folders] { return folders.private_path(); }) {
+        files_(folders),
+        server_(d.devices(), disks_, files_, base_) {
     devices_.on_change([this] { server_.changed(); });
   }
 
@@ -81,6 +95,7 @@ class dm_service final : public service {
   stack::device_manager& devices_;
   source_disks disks_;
   const std::string base_;
+  const mounted_folder files_;
   dm_server server_;
 };
 

@@ -47,13 +47,13 @@ std::optional<std::string> after(const std::string& path, std::string_view prefi
 
 }  // namespace
 
-dm_view::dm_view(stack::device_manager& devices, disk_directory& disks, dm_attributes& attributes,
-                 std::string folder, std::function<std::string()> mount_point)
+dm_view::dm_view(stack::device_manager& devices, disk_directory& disks, const device_folder& files,
+                 dm_attributes& attributes, std::string folder)
     : devices_(devices),
       disks_(disks),
+      files_(files),
       attributes_(attributes),
-      folder_(std::move(folder)),
-      mount_point_(std::move(mount_point)) {}
+      folder_(std::move(folder)) {}
 
 dm_view::~dm_view() {
   std::error_code error;
@@ -83,7 +83,7 @@ dm_view::node dm_view::device_node(const device_state& s) {
   f.geometry[1] = static_cast<uint32_t>(set.geometry.heads);
   f.geometry[2] = static_cast<uint32_t>(set.geometry.sectors);
   f.geometry[3] = static_cast<uint32_t>(set.geometry.start);
-  const std::string mount = mount_point_();
+  const std::string mount = files_.path();
   if (!mount.empty() && s.has_live) out.path = mount + "/" + s.name;
   return out;
 }
@@ -122,6 +122,12 @@ outcome<dm_view::node> dm_view::find(device_number number) {
   if (state) return device_node(*state);
   TRY(const std::string path, disks_.path_of(number));
   return disk_node(number, path);
+}
+
+outcome<dm_view::node> dm_view::find_file(uint64_t inode) {
+  const auto number = files_.device_of_inode(inode);
+  if (!number) return failure{static_cast<errc>(ENXIO), "no such device"};
+  return find(*number);
 }
 
 outcome<dm_view::node> dm_view::add_disk(const std::string& path) {

@@ -25,6 +25,14 @@ class disk_directory {
   virtual base::outcome<std::string> path_of(block::device_number number) = 0;
 };
 
+// The folder in which devices are files by their names, if there is one.
+class device_folder {
+ public:
+  virtual ~device_folder() = default;
+  virtual std::string path() const = 0;  // empty: there is none
+  virtual std::optional<block::device_number> device_of_inode(uint64_t inode) const = 0;
+};
+
 class dm_view {
  public:
   struct node {
@@ -32,10 +40,9 @@ class dm_view {
     std::string path;
   };
 
-  // All outlive this. `folder` is made when it is needed and removed with the object; `mount_point`
-  // says where the devices are files by their names, or "".
-  dm_view(stack::device_manager& devices, disk_directory& disks, dm_attributes& attributes,
-          std::string folder, std::function<std::string()> mount_point);
+  // All outlive this. `folder` is made when it is needed and removed with the object.
+  dm_view(stack::device_manager& devices, disk_directory& disks, const device_folder& files,
+          dm_attributes& attributes, std::string folder);
   ~dm_view();
   dm_view(const dm_view&) = delete;
   dm_view& operator=(const dm_view&) = delete;
@@ -45,6 +52,8 @@ class dm_view {
   base::outcome<node> look_up(const std::string& path);
   // Errors: ENXIO.
   base::outcome<node> find(block::device_number number);
+  // The device whose file in the device folder has this inode number. Errors: ENXIO.
+  base::outcome<node> find_file(uint64_t inode);
   base::outcome<node> add_disk(const std::string& path);
 
  private:
@@ -55,7 +64,7 @@ class dm_view {
     std::string name, uuid;   // of mapped devices
     bool mapped = false, suspended = false;
   };
-  using files = std::map<std::string, std::string>;
+  using contents = std::map<std::string, std::string>;
 
   node device_node(const stack::device_state& s);
   base::outcome<node> disk_node(block::device_number number, const std::string& path);
@@ -77,20 +86,20 @@ class dm_view {
 
   // Makes the entry's folder below sys/devices/virtual/block up to date.
   base::outcome<void> show(const block_entry& e);
-  files attributes_of(const block_entry& e);
+  contents attributes_of(const block_entry& e);
   base::outcome<void> show_users(const block_entry& e);
   base::outcome<void> put_file(const std::string& path, const std::string& content);
   base::outcome<void> put_link(const std::string& path, const std::string& to);
   // Links, and for `own` names empty files; others of the folder go.
-  base::outcome<void> put_folder(const std::string& path, const files& links,
+  base::outcome<void> put_folder(const std::string& path, const contents& links,
                                  const std::set<std::string>& own);
   node file_node(const std::string& path) const;
 
   stack::device_manager& devices_;
   disk_directory& disks_;
+  const device_folder& files_;
   dm_attributes& attributes_;
   const std::string folder_;
-  const std::function<std::string()> mount_point_;
   std::map<std::string, std::string> shown_;  // files and links as they stand
   std::map<block::device_number, std::string> disk_names_;
 };

@@ -65,7 +65,7 @@ outcome<void> dm_view::put_link(const std::string& path, const std::string& to) 
   return {};
 }
 
-outcome<void> dm_view::put_folder(const std::string& path, const files& links,
+outcome<void> dm_view::put_folder(const std::string& path, const contents& links,
                                   const std::set<std::string>& own) {
   std::error_code error;
   fs::create_directories(path, error);
@@ -81,10 +81,10 @@ outcome<void> dm_view::put_folder(const std::string& path, const files& links,
   return {};
 }
 
-dm_view::files dm_view::attributes_of(const block_entry& e) {
+dm_view::contents dm_view::attributes_of(const block_entry& e) {
   const dm::face::node& f = e.what.facts;
   const std::string number = device_number{f.major, f.minor}.text();
-  files out = {
+  contents out = {
       {"dev", number + "\n"},
       {"size", line(f.size_bytes / 512)},
       {"ro", line(f.read_only)},
@@ -122,7 +122,7 @@ dm_view::files dm_view::attributes_of(const block_entry& e) {
 // Who uses it, and what it uses.
 outcome<void> dm_view::show_users(const block_entry& e) {
   const device_number own{e.what.facts.major, e.what.facts.minor};
-  files holders, slaves;
+  contents holders, slaves;
   for (const device_state& s : devices_.list()) {
     const auto used = devices_.deps({s.name, {}, {}}, false);
     if (!used) continue;
@@ -156,7 +156,7 @@ outcome<dm_view::node> dm_view::list_mapper() {
 }
 
 outcome<dm_view::node> dm_view::list_numbers() {
-  files links;
+  contents links;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator("/sys/dev/block", error))
     if (!entry.path().filename().string().starts_with(std::to_string(devices_.major()) + ":"))
@@ -171,7 +171,7 @@ outcome<dm_view::node> dm_view::list_numbers() {
 }
 
 outcome<dm_view::node> dm_view::list_block(const std::string& folder) {
-  files links;
+  contents links;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error))
     if (!entry.path().filename().string().starts_with("dm-"))

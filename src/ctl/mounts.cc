@@ -59,11 +59,17 @@ std::optional<fuse::entry> device_catalog::find(const std::string& name) const {
   return entry_of(*s);
 }
 
-std::optional<fuse::entry> device_catalog::find(uint64_t id) const {
+std::optional<block::device_number> device_catalog::number_of(uint64_t id) const {
   const auto at =
       std::ranges::find_if(ids_, [id](const auto& known) { return known.second == id; });
   if (at == ids_.end()) return std::nullopt;
-  const auto s = devices_.state({{}, {}, at->first});
+  return at->first;
+}
+
+std::optional<fuse::entry> device_catalog::find(uint64_t id) const {
+  const auto number = number_of(id);
+  if (!number) return std::nullopt;
+  const auto s = devices_.state({{}, {}, *number});
   if (!s) return std::nullopt;
   return entry_of(*s);
 }

@@ -24,6 +24,7 @@ class device_catalog final : public fuse::catalog {
   base::outcome<block::opened_device> open(uint64_t id, bool writable) override;
 
   uint64_t id_of(block::device_number number) const;
+  std::optional<block::device_number> number_of(uint64_t id) const;
   // The number may be given to another device.
   void forget(block::device_number number) { ids_.erase(number); }
 
@@ -52,6 +53,11 @@ class mounts final : public service {
   rt::task<base::outcome<std::string>> private_folder();
   // Empty before that.
   const std::string& private_path() const noexcept { return private_; }
+
+  // Whose file has this inode number there.
+  std::optional<block::device_number> device_of_inode(uint64_t inode) const {
+    return catalog_.number_of(fuse::id_of(inode));
+  }
 
   // Afterwards files that programs have closed before the call no longer keep a device open.
   rt::task<void> settle();

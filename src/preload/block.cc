@@ -135,14 +135,11 @@ bool block_ioctl(int fd, unsigned long request, void* argument, int& result) {
   if (!current().enabled) return false;
   const int before = errno;
   struct stat st;
-  uint32_t major = 0, minor = 0;
-  const bool ours =
-      sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, fd, major, minor);
+  found n;
+  const bool ours = sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n);
   errno = before;
   if (!ours) return false;
-  found n;
-  const int error = find_number(major, minor, n);
-  result = error == 0 ? of_device(fd, request, argument, n.facts) : fail(error);
+  result = of_device(fd, request, argument, n.facts);
   if (result == 0) errno = before;
   return true;
 }

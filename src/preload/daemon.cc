@@ -115,6 +115,11 @@ int find_number(uint32_t major, uint32_t minor, found& out) {
   return ask_for_node(face::op_find, number, sizeof number, out);
 }
 
+int find_file(uint64_t inode, found& out) {
+  const errno_keeper keep;
+  return ask_for_node(face::op_find_file, &inode, sizeof inode, out);
+}
+
 int set_read_ahead(uint32_t major, uint32_t minor, uint32_t sectors) {
   const errno_keeper keep;
   const connection to;

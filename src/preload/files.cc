@@ -13,6 +13,7 @@ next<int(const char*, int, mode_t)> next_open("open"), next_open64("open64");
 next<int(int, const char*, int, mode_t)> next_openat("openat"), next_openat64("openat64");
 next<FILE*(const char*, const char*)> next_fopen("fopen"), next_fopen64("fopen64");
 next<FILE*(int, const char*)> next_fdopen("fdopen");
+next<FILE*(const char*, const char*, FILE*)> next_freopen("freopen"), next_freopen64("freopen64");
 next<int(const char*, int)> next_access("access"), next_eaccess("eaccess");
 next<int(int, const char*, int, int)> next_faccessat("faccessat");
 next<ssize_t(const char*, char*, size_t)> next_readlink("readlink");
@@ -32,8 +33,7 @@ int open_device(const found& n, int flags, const char* absolute) {
   if (n.facts.readable == 0) return fail(ENXIO);
   if ((flags & O_EXCL) != 0 && (flags & O_CREAT) == 0 && n.facts.claimed != 0) return fail(EBUSY);
   if (n.path[0] == '\0') {
-    complain(absolute,
-             "its content cannot be reached: the devices are not mounted (see lbd run --help)");
+    complain(absolute, "its content cannot be reached: the daemon has no FUSE to show it by");
     return fail(ENXIO);
   }
   return next_openat64(AT_FDCWD, n.path, flags & ~(O_CREAT | O_EXCL | O_TRUNC), 0);
@@ -66,10 +66,8 @@ int open_disk(int directory, const char* path, int flags) {
     if (fd < 0) return -1;
     struct stat st;
     found n;
-    uint32_t major = 0, minor = 0;
-    const bool claimed = sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 &&
-                         block_device_of(st, fd, major, minor) &&
-                         find_number(major, minor, n) == 0 && n.facts.claimed != 0;
+    const bool claimed = sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n) &&
+                         n.facts.claimed != 0;
     sys::close(fd);
     if (claimed) return fail(EBUSY);
   }
@@ -145,6 +143,24 @@ FILE* open_stream(const char* path, const char* mode, next<FILE*(const char*, co
   return stream;
 }
 
+// The stream keeps its descriptor: the C library opens the file itself.
+FILE* reopen_stream(const char* path, const char* mode, FILE* stream,
+                    next<FILE*(const char*, const char*, FILE*)>& how) {
+  const int flags = path == nullptr || mode == nullptr ? -1 : flags_of(mode);
+  bool handled = false;
+  const int fd = flags < 0 ? -1 : open_claimed(AT_FDCWD, path, flags, handled);
+  path_buffer place;
+  if (!handled) {
+    if (flags < 0 || !follow_to_claimed(AT_FDCWD, path, place)) return how(path, mode, stream);
+    return reopen_stream(place, mode, stream, how);
+  }
+  const bool known = fd >= 0 && path_of_fd(fd, place);
+  if (fd >= 0) sys::close(fd);
+  // Neither made nor emptied.
+  const bool writes = (flags & O_ACCMODE) != O_RDONLY;
+  return known ? how(place, writes ? "r+" : "r", stream) : nullptr;
+}
+
 // 0 or -1 for a claimed path.
 int access_absolute(const char* absolute, int mode) {
   found n;
@@ -208,8 +224,8 @@ bool is_block_fd(int fd) {
   if (!current().enabled) return false;
   const errno_keeper keep;
   struct stat st;
-  uint32_t major = 0, minor = 0;
-  return sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, fd, major, minor);
+  found n;
+  return sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n);
 }
 
 #define LBD_MODE_ARGUMENT(flags, mode)             \
@@ -274,6 +290,15 @@ FILE* lbd_fopen(const char* path, const char* mode) { return open_stream(path, m
 FILE* lbd_fopen64(const char* path, const char* mode) LBD_INTERPOSES("fopen64");
 FILE* lbd_fopen64(const char* path, const char* mode) {
   return open_stream(path, mode, next_fopen64);
+}
+
+FILE* lbd_freopen(const char* path, const char* mode, FILE* stream) LBD_INTERPOSES("freopen");
+FILE* lbd_freopen(const char* path, const char* mode, FILE* stream) {
+  return reopen_stream(path, mode, stream, next_freopen);
+}
+FILE* lbd_freopen64(const char* path, const char* mode, FILE* stream) LBD_INTERPOSES("freopen64");
+FILE* lbd_freopen64(const char* path, const char* mode, FILE* stream) {
+  return reopen_stream(path, mode, stream, next_freopen64);
 }
 
 int lbd_access(const char* path, int mode) LBD_INTERPOSES("access");

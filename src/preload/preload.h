@@ -107,6 +107,7 @@ struct found {
 // 0, or an errno value.
 int look_up(const char* absolute, found& out);
 int find_number(uint32_t major, uint32_t minor, found& out);
+int find_file(uint64_t inode, found& out);
 int set_read_ahead(uint32_t major, uint32_t minor, uint32_t sectors);
 // A connection that stands for the control node; -1 with errno.
 int open_control(int flags);
@@ -116,8 +117,8 @@ void complain(const char* path, const char* text);
 
 // --- status.cc
 
-// The number if this is a block device here: a disk file, or a file of the mount.
-bool block_device_of(const struct stat& st, int fd, uint32_t& major, uint32_t& minor);
+// Whether this is a block device here: a disk file, or a file of the mount. `out` is filled.
+bool block_device_of(const struct stat& st, found& out);
 bool is_disk_file(int directory, const char* path);
 
 // --- files.cc

@@ -52,12 +52,8 @@ void mend(struct stat& st, int fd) {
   uint32_t major = 0, minor = 0;
   if (S_ISREG(st.st_mode)) {
     if (is_disk(st, major, minor)) return make_node(st, S_IFBLK, major, minor);
-    if (fd < 0 || !block_device_of(st, fd, major, minor)) return;
-    face::node n{};
-    n.kind = face::node_device;
-    n.major = major;
-    n.minor = minor;
-    fill_node(st, n);
+    found n;
+    if (block_device_of(st, n)) fill_node(st, n.facts);
   } else if (S_ISSOCK(st.st_mode) && fd >= 0 && is_control(fd)) {
     face::node n{};
     n.kind = face::node_control;
@@ -121,24 +117,12 @@ int stat_fd(int fd, struct stat* to, int rc) {
 
 }  // namespace
 
-bool block_device_of(const struct stat& st, int fd, uint32_t& major, uint32_t& minor) {
+bool block_device_of(const struct stat& st, found& out) {
   const settings& s = current();
   if (!s.enabled || !S_ISREG(st.st_mode)) return false;
-  if (is_disk(st, major, minor)) return true;
-  if (s.mount_device == 0 || st.st_dev != s.mount_device) return false;
-  path_buffer path, absolute;
-  if (!path_of_fd(fd, path)) return false;
-  const char* name = below(path, s.mount);
-  if (name == nullptr || name[0] != '/') return false;
-  const char prefix[] = "/dev/mapper";
-  if (strlen(name) + sizeof prefix > sizeof absolute) return false;
-  memcpy(absolute, prefix, sizeof prefix);
-  memcpy(absolute + sizeof prefix - 1, name, strlen(name) + 1);
-  found n;
-  if (look_up(absolute, n) != 0 || n.facts.kind != face::node_device) return false;
-  major = n.facts.major;
-  minor = n.facts.minor;
-  return true;
+  uint32_t major = 0, minor = 0;
+  if (is_disk(st, major, minor)) return find_number(major, minor, out) == 0;
+  return s.mount_device != 0 && st.st_dev == s.mount_device && find_file(st.st_ino, out) == 0;
 }
 
 bool is_disk_file(int directory, const char* path) {

@@ -426,6 +426,19 @@ END
             mkfs.ext4 -q vda 2>&1 | grep -c 'in use'; dmsetup remove d; echo $?""")
         self.assertEqual(out, ["made", "0", "hello", "ext4", "1", "0"])
 
+    def test_an_open_device_keeps_being_one(self):
+        testing.require("hexdump")
+        out = self.lines(r"""
+            dmsetup create d --table '0 2048 linear vda 8'
+            exec 3<>/dev/mapper/d
+            dmsetup rename d e; stat -L -c '%F %t:%T' /dev/fd/3 /proc/self/fd/3
+            echo text >&3; hexdump -n 4 -e '4/1 "%c" "\n"' /dev/mapper/e
+            dmsetup remove e; exec 3>&-; dmsetup remove e; dmsetup ls""")
+        self.assertEqual(out, [
+            *["block special file fd:0"] * 2, "text",
+            "device-mapper: remove ioctl on e  failed: Device or resource busy", "Command failed.",
+            "No devices found"])
+
     def test_dd_and_what_it_asks_of_devices(self):
         out = self.lines("""
             dmsetup create d --table "0 2048 linear vda 8"

@@ -21,6 +21,11 @@ struct entry {
   bool read_only = false;
 };
 
+// The inode numbers of a mounted folder and of a device's file in it.
+inline constexpr uint64_t folder_inode = 1;
+constexpr uint64_t inode_of(uint64_t id) noexcept { return id + folder_inode; }
+constexpr uint64_t id_of(uint64_t inode) noexcept { return inode - folder_inode; }
+
 // Reactor 0 only.
 class catalog {
  public:

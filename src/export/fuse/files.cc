@@ -19,9 +19,6 @@ constexpr unsigned block_bytes = 512;
 constexpr double forever_seconds = 86400;
 constexpr unsigned name_bytes = 127;
 
-fuse_ino_t inode_of(uint64_t id) noexcept { return id + folder_inode; }
-uint64_t id_of(fuse_ino_t inode) noexcept { return inode - folder_inode; }
-
 void set_times(struct stat& st, int64_t seconds) noexcept {
   st.st_atim.tv_sec = st.st_mtim.tv_sec = st.st_ctim.tv_sec = seconds;
 }

@@ -170,7 +170,7 @@ void session::changed(uint64_t id) {
 
 task<void> session::forget_cached(uint64_t id) {
   std::function<int()> work = [this, id] {
-    return fuse_lowlevel_notify_inval_inode(handle_, id + folder_inode, 0, 0);
+    return fuse_lowlevel_notify_inval_inode(handle_, inode_of(id), 0, 0);
   };
   co_await rt::run_blocking(worker_, std::move(work), 0);
 }

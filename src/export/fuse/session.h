@@ -20,9 +20,6 @@ struct fuse_lowlevel_ops;
 
 namespace lbd::fuse {
 
-// The number of the folder itself; a device's file has its id and this.
-inline constexpr uint64_t folder_inode = 1;
-
 // An open file, counted: the kernel's, and one for each request under way. The last one to let go
 // closes the device, on the home reactor.
 class open_file {

@@ -20,11 +20,14 @@ enum op : uint16_t {
   op_look_up = 2,
   // Bytes: major and minor, two uint32_t. Answer: a node, then its path.
   op_find = 3,
+  // Bytes: the inode number of a device's file in the mounted folder, a uint64_t. Answer: a node,
+  // then its path.
+  op_find_file = 4,
   // Bytes: major, minor, and the sectors to read ahead, three uint32_t.
-  op_set_read_ahead = 4,
+  op_set_read_ahead = 5,
   // The connection is an open control node. The answer comes at once, without bytes; then for each
   // byte from the caller (it is armed) one byte comes back at the next change of any device.
-  op_watch = 5,
+  op_watch = 6,
 };
 
 struct request_header {
