@@ -5,10 +5,12 @@
 #include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <thread>
 
@@ -16,6 +18,7 @@
 #include "fake_gfapi.h"
 #include "store/gluster/unsynced.h"
 #include "store/gluster/volume.h"
+#include "store/qcow2/change_file.h"
 
 namespace lbd::store {
 namespace {
@@ -595,6 +598,66 @@ TEST_P(gluster_store, closing_does_not_wait_for_the_librarys_end) {
   d.reset();
   rt_.reset();
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(2000));
+}
+
+// ---- Change files
+
+task<outcome<std::unique_ptr<change_file>>> make_change_file(rt::runtime& rt) {
+  rt::open_options how;
+  how.writable = how.create = how.exclusive = true;
+  CO_TRY(auto file, co_await open_gluster_file(rt, source("gluster://h/v/top"), how));
+  opened_gluster_file files(std::move(file));
+  new_change_file what;
+  what.size_bytes = 1 << 20;
+  co_return co_await change_file::create(files, "top", what);
+}
+
+task<result<void>> put_cluster(change_file& file, uint64_t offset, char c) {
+  CO_TRY(const block::allocation a, co_await file.allocate(offset, 65536));
+  const std::string bytes(65536, c);
+  const iovec v{const_cast<char*>(bytes.data()), bytes.size()};
+  const auto written = co_await file.data_device().write(a.device_offset, rt::segments(&v, 1), {});
+  if (!written) {
+    file.abandon(a);
+    co_return written;
+  }
+  co_return co_await file.publish(a);
+}
+
+TEST_P(gluster_store, a_change_file_works_again_when_the_servers_do) {
+  auto made = rt_->run_until(make_change_file(*rt_));
+  ASSERT_TRUE(made) << made.error().message;
+  change_file& file = **made;
+  ASSERT_TRUE(rt_->run_until(put_cluster(file, 0, 'a')));
+  for (const char* rule : {"fdatasync fail 107 times 1", "pwritev fail 107 times 1",
+                           "fdatasync fail 5 times 1 skip 1", "pwritev fail 5 times 1 skip 1"}) {
+    ASSERT_TRUE(rt_->run_until(put_cluster(file, 65536, 'b')));
+    fake().rule(rule);
+    (void)rt_->run_until(file.flush({}));
+    fake().clear_rules();
+    ASSERT_TRUE(rt_->run_until(file.flush({}))) << rule;
+  }
+  ASSERT_TRUE(rt_->run_until(put_cluster(file, 131072, 'c')));
+  fake().rule("io fail 107");
+  EXPECT_FALSE(rt_->run_until(put_cluster(file, 196608, 'd')));
+  EXPECT_FALSE(rt_->run_until(file.flush({})));
+  fake().clear_rules();
+  ASSERT_TRUE(rt_->run_until(file.flush({})));
+  fake().crash();
+  made->reset();
+  // As the servers have it now.
+  const std::string bytes = content("v", "top");
+  const std::string path = testing::TempDir() + "/lbd-gluster-" + std::to_string(::getpid());
+  std::ofstream(path, std::ios::binary) << bytes;
+  auto again = rt_->run_until(change_file::open(rt::os_files(), path, {}));
+  ASSERT_TRUE(again) << again.error().message;
+  std::string got(262144, '?');
+  const iovec v{got.data(), got.size()};
+  ASSERT_TRUE(rt_->run_until((*again)->read(0, rt::segments(&v, 1), {})));
+  EXPECT_EQ(got, std::string(65536, 'a') + std::string(65536, 'b') + std::string(65536, 'c') +
+                     std::string(65536, '\0'));
+  again->reset();
+  ::unlink(path.c_str());
 }
 
 // ---- Images at rest

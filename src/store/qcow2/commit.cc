@@ -72,7 +72,7 @@ task<result<void>> change_file::write_changes(const std::vector<file_change>& ch
     for (const result<void>& r : results) {
       if (r) continue;
       worst = r;
-      if (!is_space_error(r.error())) failed_ = r.error();
+      if (!is_space_error(r.error()) && !file_.info().syncs_again) failed_ = r.error();
     }
     if (!worst) co_return failed_ ? result<void>(*failed_) : worst;
   }
@@ -82,8 +82,9 @@ task<result<void>> change_file::write_changes(const std::vector<file_change>& ch
 // Nothing written since the last one: no sync.
 task<result<void>> change_file::sync() {
   auto synced = co_await io_.flush({});
-  // The kernel may have dropped what it could not write: no later success means anything.
-  if (!synced && !failed_) {
+  // The kernel may have dropped what it could not write: no later success means anything. A file
+  // that keeps it may be asked again.
+  if (!synced && !failed_ && !file_.info().syncs_again) {
     failed_ = synced.error();
     fresh_.insert(fresh_.end(), committing_fresh_.begin(), committing_fresh_.end());
     io_.lose(std::move(fresh_), g_.cluster_size());
