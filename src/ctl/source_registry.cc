@@ -256,7 +256,9 @@ rt::task<outcome<block::opened_device>> source_registry::open_identified(identit
     shared = *std::move(opened);
   }
   std::shared_ptr<block::block_device> device(shared, &shared->device());
-  co_return block::opened_device{std::move(device), e->number};
+  const auto* file = std::get_if<uri::file_source>(&e->what.source);
+  std::string name = file != nullptr ? file->path.substr(file->path.rfind('/') + 1) : std::string();
+  co_return block::opened_device{std::move(device), e->number, std::move(name)};
 }
 
 rt::task<outcome<std::shared_ptr<source_registry::use>>> source_registry::open_new(entry_ptr e,
