@@ -72,7 +72,8 @@ stop_signals::~stop_signals() { ::close(fd_); }
 rt::task<int> stop_signals::wait() {
   while (true) {
     readable waiting(*this);
-    if (!co_await waiting) co_return 0;
+    const bool readable_now = co_await waiting;
+    if (!readable_now) co_return 0;
     signalfd_siginfo info{};
     if (::read(fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info))
       co_return static_cast<int>(info.ssi_signo);

@@ -49,7 +49,8 @@ task<std::optional<T>> run_blocking(blocking_threads& on, std::function<T()> wor
     c->finish();
   };
   on.run(std::move(body));
-  if (!co_await c->ended(due_ns)) co_return std::nullopt;
+  const bool ended = co_await c->ended(due_ns);
+  if (!ended) co_return std::nullopt;
   std::optional<T> out = std::move(c->value);
   delete c;
   co_return out;

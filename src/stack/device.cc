@@ -163,7 +163,8 @@ task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
       here.code = base::code_of(r);
     }
     if (r) co_return r;
-    if (!co_await given_back(r.error().code)) co_return r;
+    const bool sent_again = co_await given_back(r.error().code);
+    if (!sent_again) co_return r;
   }
 }
 
@@ -189,7 +190,8 @@ task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
       here.code = base::code_of(r);
     }
     if (r) co_return r;
-    if (!co_await given_back(r.error().code)) co_return r;
+    const bool sent_again = co_await given_back(r.error().code);
+    if (!sent_again) co_return r;
   }
 }
 
@@ -216,7 +218,8 @@ task<result<void>> device::flush(io_opts io) {
       here.code = base::code_of(r);
     }
     if (r) co_return r;
-    if (!co_await given_back(r.error().code)) co_return r;
+    const bool sent_again = co_await given_back(r.error().code);
+    if (!sent_again) co_return r;
   }
 }
 
@@ -241,7 +244,8 @@ task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io)
       here.code = base::code_of(r);
     }
     if (r) co_return r;
-    if (!co_await given_back(r.error().code)) co_return r;
+    const bool sent_again = co_await given_back(r.error().code);
+    if (!sent_again) co_return r;
   }
 }
 
@@ -263,7 +267,8 @@ task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opt
       here.code = base::code_of(r);
     }
     if (r) co_return r;
-    if (!co_await given_back(r.error().code)) co_return r;
+    const bool sent_again = co_await given_back(r.error().code);
+    if (!sent_again) co_return r;
   }
 }
 
@@ -297,7 +302,8 @@ task<result<void>> device::extents(uint64_t offset, uint64_t length, block::exte
     }
     // What has been told already is not told twice.
     if (r || out.total_bytes() != before) co_return r;
-    if (!co_await given_back(r.error().code)) co_return r;
+    const bool sent_again = co_await given_back(r.error().code);
+    if (!sent_again) co_return r;
   }
 }
 

@@ -172,6 +172,10 @@ class Tidy(Checks):
         for body, expected in (
                 ("task<int> f() { auto x = a ? co_await b() : 1; co_return x; }\n", "operand of ?:"),
                 ("task<int> f() { co_await (a ? co_await b() : c()); }\n", "operand of ?:"),
+                ("task<void> f() { if (!co_await b()) co_return; }\n", "co_await in a condition"),
+                ("task<void> f() { for (;;) switch (co_await b(1)) { case 1: g(); } }\n", "in a condition"),
+                ("task<void> f() { do { g(); } while (co_await b()); }\n", "in a condition"),
+                ("task<void> f() { for (; co_await b();) g(); }\n", "in a condition"),
                 ("auto f(int x) { return [x]() -> rt::task<int> { co_return x; }; }\n", "captures"),
                 ("task<void> f(int x) { co_await run([&x] { ++x; }); }\n", "capturing lambda inside"),
                 ("task<void> f() { co_await g({.a = 1, .b = h()}); }\n", "braced aggregate"),
@@ -180,6 +184,9 @@ class Tidy(Checks):
                 self.found(self.cpp(body), expected)
         for body in ("task<int> f() { auto x = co_await b(); co_return a ? x : 1; }\n",
                      "task<void> f(int a) { co_await g(a > 0 ? a : 1); }\n",
+                     "task<void> f() { if (const auto x = co_await b(); !x) co_return; }\n",
+                     "task<void> f() { while (auto* x = co_await b()) g(x); }\n",
+                     "task<void> f() { for (int i = 0; i < co_await b(); ++i) if (i > 0) co_await c(); }\n",
                      "auto f() { return [](int x) -> rt::task<int> { co_return x; }; }\n",
                      "task<void> f(int x) { auto h = [&x] { ++x; }; co_await run(h); }\n",
                      "task<int> f() { auto x = v[1]; co_return co_await g(v[x]); }\n"):

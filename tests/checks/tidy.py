@@ -67,6 +67,8 @@ AWAIT = re.compile(r"\bco_(?:await|yield)\b")
 CAPTURING_COROUTINE = re.compile(
     r"\[[^\]\n]+\]\s*\([^()]*\)\s*(?:mutable\s*|noexcept\s*)*->\s*(?:\w+::)*task\s*<")
 LAMBDA_AWAITED = re.compile(r"\bco_await\b[^;{}]*\[[^\]\n;]*[\w&=][^\]\n;]*\]\s*(?:\([^()]*\)\s*)?(?:mutable\s*)?\{")
+CONDITION = re.compile(r"\b(if|while|switch|for)\s*\(")
+DECLARES = re.compile(r"\s*(?:const\s+)?(?:auto|\w[\w:<>]*)\s*[&*]*\s+\w+\s*=(?!=)")
 AGGREGATE_AWAITED = re.compile(r"\bco_await\b[^;{}]*[({,]\s*(?:\w+(?:::\w+)*)?\{\s*\.")
 
 
@@ -181,7 +183,29 @@ def is_declaration(stripped, position):
     return bool(word) and word.group(1) not in ("return", "co_return", "co_await", "else", "case", "do")
 
 
+def in_parentheses(text, opening):
+    """What stands between the parenthesis at a position and its partner."""
+    depth = 0
+    for at in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[opening + 1:at]
+    return text[opening + 1:]
+
+
+def awaits_without_declaring(keyword, inside):
+    """Whether the condition awaits, and neither it nor a for's beginning declares a variable."""
+    parts = inside.split(";")
+    if keyword == "for":
+        return len(parts) == 3 and not parts[0].strip() and bool(AWAIT.search(parts[1]))
+    return len(parts) == 1 and bool(AWAIT.search(inside)) and not DECLARES.match(inside)
+
+
 def check_coroutines(stripped, test):
+    for match in CONDITION.finditer(stripped):
+        if awaits_without_declaring(match.group(1), in_parentheses(stripped, match.end() - 1)):
+            yield (source.line_of(stripped, match.start()),
+                   "co_await in a condition (a body without variables would not run): name its result before")
     for match in AWAIT.finditer(stripped):
         start = max(stripped.rfind(sign, 0, match.start()) for sign in ";{}")
         if "?" in stripped[start + 1:match.start()]:

@@ -152,7 +152,9 @@ task<void> output_queue::take_back_loans() {
   loans_unwanted_ = false;
   for (request_slot* s = head_; s != nullptr && !dead_; s = s->next) {
     if (!s->lent) continue;
-    if (!co_await take_back_loan(*s, s == head_ ? head_sent_ : 0)) co_return give_up();
+    const uint64_t already_sent = s == head_ ? head_sent_ : 0;
+    const bool taken = co_await take_back_loan(*s, already_sent);
+    if (!taken) co_return give_up();
   }
 }
 

@@ -55,14 +55,16 @@ bool is_known(option o) noexcept {
 
 task<std::optional<agreement>> session::run() {
   deadline limit(connection_, limit_ns_);
-  if (!co_await greet()) co_return std::nullopt;
+  const bool greeted = co_await greet();
+  if (!greeted) co_return std::nullopt;
   for (unsigned n = 0; n < most_options; ++n) {
     std::byte raw[nbd::option_header_bytes];
     const auto received = co_await connection_.socket.recv_all(raw);
     if (!received) co_return std::nullopt;
     const auto header = nbd::decode_option_header(raw);
     if (!header) co_return std::nullopt;
-    if (!co_await receive_data(*header)) co_return std::nullopt;
+    const bool data_came = co_await receive_data(*header);
+    if (!data_came) co_return std::nullopt;
     out_.clear();
     verdict v = handle(*header);
     if (v == verdict::enter) {

@@ -321,7 +321,8 @@ task<bool> transmission::refuse_write() {
     left -= here;
     if (left == 0) break;
     const alarm stall(stalled_ns_, cut_off);
-    if (!co_await receive_more()) co_return false;
+    const bool more = co_await receive_more();
+    if (!more) co_return false;
   }
   if (pending_ == nullptr) pending_ = co_await pool_.take();
   request_slot& s = *std::exchange(pending_, nullptr);

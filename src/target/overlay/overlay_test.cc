@@ -350,11 +350,13 @@ task<bool> hammer(device& d, stress& s, uint64_t first, uint64_t seed) {
     std::vector<std::byte> data(1536, static_cast<std::byte>(random()));
     const iovec v{data.data(), data.size()};
     if (random() % 2 == 0) {
-      if (!co_await block::write(d, at, segments(&v, 1), {})) s.wrong = true;
+      const auto done = co_await block::write(d, at, segments(&v, 1), {});
+      if (!done) s.wrong = true;
       mine[k] = data[0];
       written[k] = true;
     } else if (written[k]) {
-      if (!co_await block::read(d, at, segments(&v, 1), {})) s.wrong = true;
+      const auto got = co_await block::read(d, at, segments(&v, 1), {});
+      if (!got) s.wrong = true;
       if (std::count(data.begin(), data.end(), mine[k]) != 1536) s.wrong = true;
     }
   }
