@@ -207,6 +207,21 @@ class OneHost(Case):
         testing.wait_until(works, "the image can be read again", 40)
         self.assertEqual(server.stop(), 0)
 
+    def test_options_and_size_change_under_load(self):
+        self.own_volume()
+        server = self.serve("-f", self.make("a.img", "32M"))
+        load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=16m", "--iodepth=16", "--loops=4",
+                              "--fsync=128")
+        # Each makes the library build another stack of translators and move the open file over.
+        for value in ("off", "on", "off"):
+            time.sleep(0.5)
+            self.cluster.gluster("volume", "set", self.volume, "performance.stat-prefetch", value)
+        self.assertTrue(load.running(), "the load was too short to see anything")
+        self.run_ok(self.lbd, "image", "resize", self.uri("a.img"), "64M")
+        self.assertEqual(load.wait(120), 0, load.output())
+        self.assertEqual(server.stop(), 0)
+        self.assert_bricks_equal("a.img")
+
     def test_twenty_images_at_once(self):
         names = [f"image{i}" for i in range(20)]
         layers = []

@@ -110,8 +110,10 @@ outcome<volume_ptr> connect(const uri::gluster_source& from,
 using addresses = std::vector<rt::socket_address>;
 
 task<bool> answers(addresses of, uint64_t due_ns) {
-  for (const auto& address : of)
-    if (co_await rt::socket::connect(address, due_ns)) co_return true;
+  for (const auto& address : of) {
+    const auto connected = co_await rt::socket::connect(address, due_ns);
+    if (connected) co_return true;
+  }
   co_return false;
 }
 
