@@ -282,17 +282,20 @@ void mapped_layers(benchmark::State& state, const char* type, const char* args) 
 }
 BENCHMARK_CAPTURE(mapped_layers, linear, "linear", "% 0")->Arg(1)->Arg(10);
 BENCHMARK_CAPTURE(mapped_layers, striped, "striped", "2 128 % 0 % 0")->Arg(1)->Arg(10);
-BENCHMARK_CAPTURE(mapped_layers, round_robin, "multipath", "0 0 1 1 round-robin 0 2 0 % %")
+BENCHMARK_CAPTURE(mapped_layers, round_robin, "multipath",
+                  "2 queue_mode bio 0 1 1 round-robin 0 2 0 % %")
     ->Arg(1)
     ->Arg(10);
-BENCHMARK_CAPTURE(mapped_layers, queue_length, "multipath", "0 0 1 1 queue-length 0 2 0 % %")
+BENCHMARK_CAPTURE(mapped_layers, queue_length, "multipath",
+                  "2 queue_mode bio 0 1 1 queue-length 0 2 0 % %")
     ->Arg(1)
     ->Arg(10);
-BENCHMARK_CAPTURE(mapped_layers, service_time, "multipath", "0 0 1 1 service-time 0 2 0 % %")
+BENCHMARK_CAPTURE(mapped_layers, service_time, "multipath",
+                  "2 queue_mode bio 0 1 1 service-time 0 2 0 % %")
     ->Arg(1)
     ->Arg(10);
 BENCHMARK_CAPTURE(mapped_layers, historical, "multipath",
-                  "0 0 1 1 historical-service-time 0 2 0 % %")
+                  "2 queue_mode bio 0 1 1 historical-service-time 0 2 0 % %")
     ->Arg(1);
 
 }  // namespace

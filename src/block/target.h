@@ -49,6 +49,8 @@ class target_context {
                                          uint64_t sectors) = 0;
 
   virtual rt::runtime& runtime() noexcept = 0;
+  // Of the device that the table belongs to.
+  virtual device_number number() const noexcept = 0;
   // The line's place in the table.
   virtual uint64_t begin_sector() const noexcept = 0;
   virtual uint64_t length_sectors() const noexcept = 0;

@@ -175,6 +175,7 @@ class device_manager {
   // largest unit of their targets does.
   base::outcome<void> check_limits(const entry& e, const live_table& next) const;
   base::outcome<void> check_units(const entry& e, const live_table& next) const;
+  base::outcome<void> check_stackable(const live_table& next) const;
   static io_kind kind_of(const entry& e, const live_table& t);
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);

@@ -129,6 +129,7 @@ class device_manager::context final : public block::target_context {
   }
 
   rt::runtime& runtime() noexcept override { return manager_.runtime_; }
+  block::device_number number() const noexcept override { return entry_->number; }
   uint64_t begin_sector() const noexcept override { return begin_; }
   uint64_t length_sectors() const noexcept override { return length_; }
   bool read_only() const noexcept override { return built_.read_only; }
@@ -253,7 +254,8 @@ task<outcome<void>> device_manager::build(entry_ptr e, std::vector<table_line> l
   auto io = table::make(std::move(segments));
   if (!io) co_return io.error();
   built.io = *std::move(io);
-  outcome<void> fits = check_replacement(*e, built);
+  outcome<void> fits = check_stackable(built);
+  if (fits) fits = check_replacement(*e, built);
   if (!fits) base::log_error("device-mapper", fits.error().message);
   if (!fits || e->was_loaded) co_return fits;
   fits = check_limits(*e, built);
@@ -292,6 +294,20 @@ outcome<void> device_manager::check_units(const entry& e, const live_table& next
                       ") not aligned to h/w logical block size " + std::to_string(unit));
   }
   return {};
+}
+
+// Requests cannot be passed to devices that take bios, as ours do.
+outcome<void> device_manager::check_stackable(const live_table& next) const {
+  if (!next.lines[0].target->request_based()) return {};
+  bool bios = false;
+  next.lines[0].target->for_each_child([&](const block::opened_device& d) {
+    for (const auto& [name, e] : by_name_)
+      bios |= e->number == d.number && e->kind != io_kind::request_based;
+  });
+  if (!bios) return {};
+  base::log_error("device-mapper",
+                  "table: table load rejected: including non-request-stackable devices");
+  return failure{errc::inval, "table: unable to determine table type"};
 }
 
 // A table of a wildcard alone takes the device's kind.

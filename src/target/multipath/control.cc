@@ -23,7 +23,7 @@ constexpr uint64_t second_ns = 1'000'000'000;
 constexpr uint64_t probe_bytes = 4096;
 
 failure refused(std::string text) {
-  base::log_warn("multipath", text);
+  base::log_warn("device-mapper", "multipath: " + text);
   return failure{errc::inval, std::move(text)};
 }
 bool same(const std::string& word, const char* name) {
@@ -109,7 +109,7 @@ task<void> multipath::set_queueing(bool on) {
 
 task<void> multipath::reinstate(multipath_path& p) {
   if (p.active.load()) co_return;
-  base::log_warn("multipath", "Reinstating path " + p.device.number.text() + ".");
+  log_path("Reinstating path ", p);
   p.failed_by_message = false;
   p.joined = ++reinstatements_;
   p.active = true;

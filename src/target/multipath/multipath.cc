@@ -64,6 +64,7 @@ multipath::multipath(multipath_params params, block::target_context& context)
       groups_(std::move(params.groups)),
       runtime_(context.runtime()),
       home_(rt::reactor::current()),
+      number_(context.number()),
       told_(context.event_sink()),
       open_(context.opener()),
       queueing_(features_.queue_if_no_path),
@@ -182,11 +183,20 @@ void multipath::leave(uint64_t cookie, errc code) noexcept {
   if (is_path_error(code)) fail(p);
 }
 
+bool multipath::may_go_on() const noexcept {
+  return working_.load() != 0 || queueing_.load() || giving_back_.load();
+}
+
 // The walk that follows finds another path, or ends here.
 bool multipath::again(uint64_t cookie, errc code) noexcept {
   if (!is_path_error(code)) return false;
   fail(*paths_[cookie & index_mask]);
-  return true;
+  return may_go_on();
+}
+
+void multipath::log_path(const char* what, const multipath_path& p) const {
+  base::log_warn("device-mapper",
+                 "multipath: " + number_.text() + ": " + what + p.device.number.text() + ".");
 }
 
 void multipath::fail(multipath_path& p) noexcept {
@@ -194,7 +204,7 @@ void multipath::fail(multipath_path& p) noexcept {
   p.fail_count.fetch_add(1);
   const uint32_t working = working_.fetch_sub(1) - 1;
   changes_.fetch_add(1, std::memory_order_release);
-  base::log_warn("multipath", "Failing path " + p.device.number.text() + ".");
+  log_path("Failing path ", p);
   tell(p, "PATH_FAILED", working);
 }
 
@@ -245,6 +255,7 @@ task<result<void>> multipath::on_a_path(uint64_t bytes, io_opts io, Send send) {
     // Who gives up first is not the path.
     if (!is_path_error(code) || (code == errc::timed_out && is_over(io))) co_return r;
     fail(*p);
+    if (!may_go_on()) co_return io_error{errc::io, 0};
   }
 }
 

@@ -73,6 +73,8 @@ class multipath final : public block::target, private block::crossing {
   void leave(uint64_t cookie, block::errc code) noexcept override;
   bool again(uint64_t cookie, block::errc code) noexcept override;
   void fail(multipath_path& p) noexcept;
+  void log_path(const char* what, const multipath_path& p) const;
+  bool may_go_on() const noexcept;
   void tell(const multipath_path& p, const char* action, uint32_t working) const;
   rt::task<base::result<multipath_path*>> wait_for_path(uint64_t bytes, block::io_opts io);
   template <class Send>
@@ -104,6 +106,7 @@ class multipath final : public block::target, private block::crossing {
   std::vector<multipath_path*> paths_;
   rt::runtime& runtime_;
   rt::reactor& home_;
+  const block::device_number number_;
   const event_sink told_;
   const opener open_;
   block::limits limits_;

@@ -268,6 +268,49 @@ TEST_F(multipath, a_failed_path_is_told_and_not_used_again) {
   EXPECT_EQ(totals[static_cast<size_t>(block::op::read)].errors, 0u) << "nobody above saw them";
 }
 
+// What the kernel was seen to do: a group stays the one in use until a request looks for a path.
+TEST_F(multipath, shows_the_group_in_use_as_the_kernel_does) {
+  const auto d = make("multipath",
+                      "2 queue_mode bio 0 2 1 round-robin 0 1 1 /dev/way0 10 queue-length 0 1 1 "
+                      "/dev/way1 20");
+  auto groups = [this](const char* first, const char* second) {
+    return status() == std::string("2 0 0 0 2 ") + first + second + " 0 ";
+  };
+  ASSERT_EQ(write(*d, 0, data_), errc::ok);
+  EXPECT_TRUE(groups("1 A 0 1 0 8:0 A 0 ", "E 0 1 1 8:16 A 0")) << status();
+  fail(0);
+  ASSERT_EQ(write(*d, 0, data_), errc::ok);
+  EXPECT_TRUE(groups("2 E 0 1 0 8:0 F 1 ", "A 0 1 1 8:16 A 0")) << status();
+  settle();
+  EXPECT_EQ(event_number(), 1u);
+  fail(1);
+  EXPECT_EQ(write(*d, 0, data_), errc::io);
+  EXPECT_TRUE(groups("2 E 0 1 0 8:0 F 1 ", "A 0 1 1 8:16 F 1")) << status();
+  fail(0, errc::ok);
+  message({"reinstate_path", "8:0"});
+  EXPECT_TRUE(groups("2 E 0 1 0 8:0 A 1 ", "A 0 1 1 8:16 F 1")) << status();
+  EXPECT_EQ(read(*d, 0, 4096), data_);
+  EXPECT_TRUE(groups("1 A 0 1 0 8:0 A 1 ", "E 0 1 1 8:16 F 1")) << status();
+  message({"queue_if_no_path"});
+  message({"fail_path", "8:0"});
+  EXPECT_TRUE(groups("1 A 0 1 0 8:0 F 2 ", "E 0 1 1 8:16 F 1")) << status();
+  const auto waits = start(flushing(*d, {}));
+  settle();
+  EXPECT_EQ(waits->at_ns, 0u);
+  message({"fail_if_no_path"});
+  settle();
+  EXPECT_EQ(waits->code, errc::io);
+  EXPECT_TRUE(groups("1 E 0 1 0 8:0 F 2 ", "E 0 1 1 8:16 F 1")) << status();
+}
+
+TEST_F(multipath, requests_do_not_go_to_devices_that_take_bios) {
+  (void)make("linear", "/dev/way0 0", 2048, "low");
+  EXPECT_EQ(load("d", "multipath", "0 0 1 1 round-robin 0 1 0 /dev/mapper/low"),
+            "table: unable to determine table type");
+  EXPECT_EQ(load("d", "multipath", "2 queue_mode bio 0 1 1 round-robin 0 1 0 /dev/mapper/low"), "");
+  EXPECT_EQ(load("top", "multipath", "0 0 1 1 round-robin 0 1 0 /dev/way0"), "");
+}
+
 TEST_F(multipath, errors_that_no_path_could_avoid_fail_no_path) {
   const auto d = make("multipath", "0 0 1 1 round-robin 0 2 0 /dev/way0 /dev/way1");
   for (const errc code :

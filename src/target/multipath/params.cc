@@ -138,8 +138,8 @@ outcome<std::string> parse_hw_handler(word_reader& in, bool bio) {
       in.group(args_most, "invalid number of hardware handler args"));
   if (words.empty()) return std::string();
   if (bio) {
-    base::log_error("multipath",
-                    "queue_mode bio takes no hardware handler: '" + words[0] + "' is ignored");
+    base::log_error("device-mapper",
+                    "multipath: bio-based multipath doesn't allow hardware handler args");
     return std::string();
   }
   return words[0];

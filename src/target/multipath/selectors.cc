@@ -28,8 +28,8 @@ outcome<void> read_repeat_count(std::string_view type, multipath_path& p,
   if (!count) return refused(type, "invalid repeat count");
   p.repeat_count = *count;
   if (*count <= 1) return {};
-  base::log_warn("multipath",
-                 std::string(type) + ": repeat_count > 1 is deprecated, using 1 instead");
+  base::log_warn("device-mapper", "multipath " + std::string(type) +
+                                      ": repeat_count > 1 is deprecated, using 1 instead");
   p.repeat_count = 1;
   return {};
 }
