@@ -19,7 +19,7 @@ SPDX = "SPDX-License-Identifier: MIT"
 
 CODE = (".h", ".cc", ".py", ".sh", ".cmake", "CMakeLists.txt")
 PROSE = (".md", ".txt", ".1")
-RECORDED = (".transcript",)  # what other programs printed: theirs to lay out
+RECORDED = (".transcript", ".image")  # what other programs printed and wrote: theirs to lay out
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|\bnot implemented\b|\bstub\b", re.IGNORECASE)
 

@@ -4,10 +4,10 @@
 Device numbers of disks are LBD's own. What a failed command made the kernel log is in LBD's log, in order.
 """
 
-import os
 import pathlib
 import re
 
+import mapped
 import testing
 import transcripts
 
@@ -19,33 +19,7 @@ def logged_by(commands):
     return [line for command in commands if command.status for line in command.logged]
 
 
-class Transcripts(testing.Case):
-    def setUp(self):
-        super().setUp()
-        testing.require("dmsetup")
-        generator = pathlib.Path(testing.lbd_binary()).parent / "lbd_gen"
-        if not generator.exists():
-            self.skipTest(f"{generator} is not built")
-        for folder in ("bin", "dev", "run", "state"):
-            (self.dir / folder).mkdir(mode=0o700)
-        os.symlink(generator, self.dir / "bin/gen")
-        self.env = {**os.environ, "PATH": f"{self.path('bin')}:/usr/sbin:/usr/bin:/sbin:/bin",
-                    "LC_ALL": "C", "DM_DISABLE_UDEV": "1", "XDG_RUNTIME_DIR": self.path("run"),
-                    "XDG_STATE_HOME": self.path("state"), "HOME": self.path("state")}
-
-    def make_disks(self, count, size_bytes):
-        self.disks = []
-        for number in range(count):
-            path = self.path(f"dev/vd{chr(ord('a') + number)}")
-            with open(path, "wb") as file:
-                file.truncate(size_bytes)
-            self.disks.append(path)
-
-    def under_lbd(self, *command):
-        words = [word for disk in self.disks for word in ("--disk", disk)]
-        return self.run_any(testing.lbd_binary(), "run", "--log-level", "warn", *words, "--", *command,
-                            env=self.env, timeout_s=110)
-
+class Transcripts(mapped.Case):
     def numbers(self):
         shown = self.under_lbd("stat", "-L", "-c", "%t %T", *self.disks)
         self.assertEqual(shown.returncode, 0, shown.stderr)
@@ -77,11 +51,16 @@ class Transcripts(testing.Case):
 
     def play(self, name):
         transcript = transcripts.read(FOLDER / f"{name}.transcript")
-        self.make_disks(*transcript.disks())
+        count, size_bytes = transcript.disks()
+        for _ in range(count):
+            self.make_disk(size_bytes)
+        self.require_mount()
         numbers = self.numbers()
         commands = [self.place(command, numbers) for command in transcript.commands]
         script = self.path("script")
-        pathlib.Path(script).write_text(transcripts.script(commands), encoding="utf-8")
+        wipe = "\n".join(f"head -c {size_bytes} /dev/zero | dd of={disk} bs=1M conv=notrunc status=none"
+                         for disk in self.disks)
+        pathlib.Path(script).write_text(transcripts.script(commands, between=wipe), encoding="utf-8")
         done = self.under_lbd("bash", script)
         answers = transcripts.played(commands, done.stdout)
         for original, then, now in zip(transcript.commands, commands, answers, strict=True):

@@ -15,7 +15,7 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 import guest
-import testing
+import mapped
 import transcripts
 
 DISKS, DISK_BYTES = 5, 16 << 20
@@ -38,14 +38,6 @@ dmesg -c >/dev/null
 LOG = "printf '\\003'; dmesg -c | sed -n 's/^\\[[^]]*\\] //; /^device-mapper: /p'; printf '\\003'"
 
 
-def generator(static):
-    """The program that fills devices with a pattern; `static` runs in the guest."""
-    path = pathlib.Path(testing.lbd_binary()).parent / ("lbd_gen_static" if static else "lbd_gen")
-    if not path.exists():
-        raise testing.unittest.SkipTest(f"{path} is not built")
-    return path
-
-
 def play(files):
     """What the kernel answers to the commands of these files: a list of Transcripts."""
     read = [transcripts.read(path) for path in files]
@@ -56,7 +48,7 @@ def play(files):
         scratch = pathlib.Path(folder)
         share = scratch / "share"
         share.mkdir()
-        shutil.copy(generator(static=True), share / "gen")
+        shutil.copy(mapped.generator(static=True), share / "gen")
         disks = []
         for number in range(DISKS):
             disks.append(scratch / f"disk{number}")

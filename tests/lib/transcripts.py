@@ -96,10 +96,15 @@ play() {
 """
 
 
-def script(commands, after=""):
-    """A bash script that runs the commands; played() reads what it prints. `after` is run after each."""
+def script(commands, after="", between=""):
+    """A bash script that runs the commands; played() reads what it prints.
+
+    `after` is run after each of them, `between` between groups.
+    """
     lines = [_PLAYER]
     for number, command in enumerate(commands):
+        if between and number and command.group != commands[number - 1].group:
+            lines.append(between)
         lines.append(f"play {number} {shlex.quote(command.text)}")
         if after:
             lines.append(after)
