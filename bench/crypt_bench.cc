@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // What the crypt target adds to its cipher: 4 KiB requests through a device over memory that fits
-// into the cache, per second of CPU, beside OpenSSL's cipher over one buffer.
+// into the cache, per second of CPU. docs/performance.md has it beside `openssl speed`.
 //
-// usage: crypt_bench [SECONDS]     (bench/crypt prints it beside `openssl speed`)
+// usage: crypt_bench [SECONDS]
 #include <time.h>
 
 #include <cstdio>
