@@ -81,13 +81,13 @@ outcome<gfapi> load(const char* name) {
 }  // namespace
 
 outcome<const gfapi*> load_gfapi() {
-  // Never unloaded: the library's threads may outlive its last user.
-  static const outcome<gfapi> loaded = [] {
+  // Never unloaded and never destroyed: threads that end connections may outlive everything else.
+  static const auto* const loaded = [] {
     const char* other = ::getenv("LBD_GFAPI");
-    return load(other != nullptr ? other : library_name);
+    return new outcome<gfapi>(load(other != nullptr ? other : library_name));
   }();
-  if (!loaded) return loaded.error();
-  return &*loaded;
+  if (!*loaded) return loaded->error();
+  return &**loaded;
 }
 
 }  // namespace lbd::store
