@@ -353,23 +353,36 @@ TEST_P(mounts, a_device_that_waits_does_not_hold_up_another) {
   EXPECT_EQ(m->info().in_flight, 0u);
 }
 
-TEST_P(mounts, who_is_killed_while_syncing_a_device_that_waits_goes) {
-  auto slow = m->add(1, "slow", mebi);
-  slow->hold = true;
-  const std::string path = m->path("slow");
+// A process that syncs a device; its end tells the result.
+pid_t start_sync(const std::string& path, unsigned alarm_us) {
   const pid_t child = ::fork();
-  if (child == 0) {
-    const int fd = ::open(path.c_str(), O_RDWR);
-    ::_exit(::fsync(fd));
-  }
-  EXPECT_TRUE(wait_until([&] { return slow->started == 1; }));
-  ::kill(child, SIGKILL);
+  if (child != 0) return child;
+  struct sigaction ignore {};
+  ignore.sa_handler = [](int) {};
+  ::sigaction(SIGALRM, &ignore, nullptr);
+  if (alarm_us != 0) ::ualarm(alarm_us, alarm_us);
+  const int fd = ::open(path.c_str(), O_RDWR);
+  ::_exit(::fsync(fd) == 0 ? 0 : 1);
+}
+
+TEST_P(mounts, who_is_killed_while_syncing_a_device_that_waits_goes_and_others_wait_on) {
+  auto slow = m->add(1, "slow", mebi), other = m->add(2, "other", mebi);
+  slow->hold = other->hold = true;
+  const pid_t killed = start_sync(m->path("slow"), 0);
+  const pid_t interrupted = start_sync(m->path("other"), 90'000);
+  EXPECT_TRUE(wait_until([&] { return slow->started == 1 && other->started == 1; }));
+  ::kill(killed, SIGTERM);
   int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(::waitpid(killed, &status, 0), killed);
   EXPECT_TRUE(WIFSIGNALED(status));
-  slow->hold = false;
+  ::usleep(400'000);
+  EXPECT_EQ(::waitpid(interrupted, &status, WNOHANG), 0);
+  slow->hold = other->hold = false;
+  ASSERT_EQ(::waitpid(interrupted, &status, 0), interrupted);
+  EXPECT_EQ(status, 0);
   EXPECT_TRUE(wait_until([&] { return m->info().in_flight == 0; }));
   EXPECT_EQ(slow->canceled, 1);
+  EXPECT_EQ(other->canceled, 0);
 }
 
 TEST_P(mounts, a_mount_in_use_is_taken_away_only_when_asked_to) {

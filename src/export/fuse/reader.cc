@@ -4,9 +4,13 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <signal.h>
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "block/bounds.h"
 #include "block/segments.h"
@@ -23,8 +27,21 @@ namespace {
 
 // So many requests are taken before others of this reactor have their turn.
 constexpr unsigned requests_per_turn = 32;
-// How long a request goes on after its program was interrupted, before that matters.
+// How often requests are looked at whose programs were interrupted.
 constexpr uint64_t interrupt_ns = 1'000'000'000;
+
+// Whether the kernel is about to end a thread: then SIGKILL is pending for it, whichever signal it
+// was. A thread that cannot be looked at counts as one.
+bool is_being_killed(pid_t thread) {
+  std::ifstream status("/proc/" + std::to_string(thread) + "/status");
+  const std::string field = "SigPnd:";
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(field)) {
+      const uint64_t pending = std::strtoull(line.c_str() + field.size(), nullptr, 16);
+      return (pending >> (SIGKILL - 1) & 1) != 0;
+    }
+  return true;
+}
 
 static_assert(sizeof(fuse_in_header) + sizeof(fuse_write_in) == 80);
 
@@ -174,7 +191,6 @@ request* reader::begin(fuse_req* from, open_file& file, uint64_t offset, uint64_
   r.length = length;
   r.changes = false;
   r.cut = errc::ok;
-  r.seen_interrupted = false;
   if (!r.cancel || r.cancel->canceled()) r.cancel.emplace();
   r.active = true;
   if (!watch_.armed) where_.start_timer(watch_, where_.now_ns() + interrupt_ns);
@@ -203,15 +219,14 @@ void reader::finish(request& r) {
 }
 
 // A program that is being killed waits in the kernel for its request: it is let go of when the
-// request only reads. Not at once, because any signal interrupts, and a read that fails for a timer
-// surprises programs.
+// request changes nothing. Other signals interrupt as well, but a file's operations that fail for a
+// timer surprise programs.
 void reader::look_for_interrupts() {
   for (const auto& r : all_) {
     if (!r->active || r->from == nullptr || fuse_req_interrupted(r->from) == 0) continue;
-    if (!std::exchange(r->seen_interrupted, true))
-      r->cancel->cancel();
-    else if (!r->changes)
-      answer(*r, errc::canceled);
+    if (!is_being_killed(fuse_req_ctx(r->from)->pid)) continue;
+    r->cancel->cancel();
+    if (!r->changes) answer(*r, errc::canceled);
   }
   if (in_flight() != 0) where_.start_timer(watch_, where_.now_ns() + interrupt_ns);
 }

@@ -31,7 +31,6 @@ struct request {
   bool changes = false;
   // The error that tells of the rest, when a part of a write does not fit.
   base::errc cut = base::errc::ok;
-  bool seen_interrupted = false;
   block::path way;
   block::place at{};
   rt::buffer buffer, rest;  // where bytes are read to, or a write's bytes
