@@ -108,6 +108,51 @@ int stat_path(int how_directory, int directory, const char* path, struct stat* t
   return rc;
 }
 
+// What mend() looks at and changes.
+void from_statx(const struct statx& from, struct stat& to) {
+  memset(&to, 0, sizeof to);
+  to.st_dev = makedev(from.stx_dev_major, from.stx_dev_minor);
+  to.st_ino = from.stx_ino;
+  to.st_mode = from.stx_mode;
+  to.st_nlink = from.stx_nlink;
+  to.st_uid = from.stx_uid;
+  to.st_gid = from.stx_gid;
+  to.st_rdev = makedev(from.stx_rdev_major, from.stx_rdev_minor);
+  to.st_size = static_cast<off_t>(from.stx_size);
+  to.st_blocks = static_cast<blkcnt_t>(from.stx_blocks);
+}
+void to_statx(const struct stat& from, struct statx& to) {
+  to.stx_dev_major = major(from.st_dev);
+  to.stx_dev_minor = minor(from.st_dev);
+  to.stx_ino = from.st_ino;
+  to.stx_mode = static_cast<uint16_t>(from.st_mode);
+  to.stx_nlink = static_cast<uint32_t>(from.st_nlink);
+  to.stx_uid = from.st_uid;
+  to.stx_gid = from.st_gid;
+  to.stx_rdev_major = major(from.st_rdev);
+  to.stx_rdev_minor = minor(from.st_rdev);
+  to.stx_size = static_cast<uint64_t>(from.st_size);
+  to.stx_blocks = static_cast<uint64_t>(from.st_blocks);
+}
+
+int statx_node(const char* absolute, int flags, unsigned mask, struct statx* to) {
+  found n;
+  const int error = look_up(absolute, n);
+  if (error != 0) {
+    errno = error;
+    return -1;
+  }
+  if (n.facts.kind == face::node_file) return next_statx(AT_FDCWD, n.path, flags, mask, to);
+  if (n.facts.kind == face::node_elsewhere) return next_statx(AT_FDCWD, absolute, flags, mask, to);
+  struct stat st;
+  fill_node(st, n.facts);
+  memset(to, 0, sizeof *to);
+  to->stx_mask = STATX_BASIC_STATS;
+  to->stx_blksize = static_cast<uint32_t>(st.st_blksize);
+  to_statx(st, *to);
+  return 0;
+}
+
 int stat_fd(int fd, struct stat* to, int rc) {
   if (rc != 0) return rc;
   const errno_keeper keep;
@@ -206,43 +251,21 @@ int lbd_statx(int directory, const char* path, int flags, unsigned mask, struct 
     LBD_INTERPOSES("statx");
 int lbd_statx(int directory, const char* path, int flags, unsigned mask, struct statx* to) {
   path_buffer absolute;
-  const int of_stat = flags & (AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT);
   const bool empty = path != nullptr && path[0] == '\0' && (flags & AT_EMPTY_PATH) != 0;
-  if (!empty && claims(directory, path, absolute)) {
-    found n;
-    const int error = look_up(absolute, n);
-    if (error != 0) {
-      errno = error;
-      return -1;
-    }
-    if (n.facts.kind == face::node_file) return next_statx(AT_FDCWD, n.path, flags, mask, to);
-  }
-  struct stat st;
-  const int before = errno;
-  if (lbd_fstatat(directory, path, &st, of_stat) != 0) return -1;
-  errno = before;
-  const bool ours = S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode);
-  // What is no device is as the kernel says.
+  if (!empty && claims(directory, path, absolute)) return statx_node(absolute, flags, mask, to);
   const int rc = next_statx(directory, path, flags, mask, to);
-  if (!ours) return rc;
-  if (rc != 0) {
-    errno = before;
-    memset(to, 0, sizeof *to);
-    to->stx_mask = STATX_BASIC_STATS;
-    to->stx_nlink = 1;
-    to->stx_uid = st.st_uid;
-    to->stx_gid = st.st_gid;
-    to->stx_blksize = 4096;
+  if (rc == 0) {
+    const errno_keeper keep;
+    struct stat st;
+    from_statx(*to, st);
+    mend(st, empty ? directory : -1);
+    to_statx(st, *to);
+    return 0;
   }
-  to->stx_mode = static_cast<uint16_t>(st.st_mode);
-  to->stx_rdev_major = major(st.st_rdev);
-  to->stx_rdev_minor = minor(st.st_rdev);
-  to->stx_dev_major = major(st.st_dev);
-  to->stx_dev_minor = minor(st.st_dev);
-  to->stx_ino = st.st_ino;
-  to->stx_size = static_cast<uint64_t>(st.st_size);
-  to->stx_blocks = static_cast<uint64_t>(st.st_blocks);
-  return 0;
+  const bool follows = (flags & AT_SYMLINK_NOFOLLOW) == 0;
+  if (errno == ENOENT && follows && follow_to_claimed(directory, path, absolute))
+    return statx_node(absolute, flags, mask, to);
+  return rc;
 }
 
 }  // extern "C"
