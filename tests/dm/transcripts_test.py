@@ -15,8 +15,9 @@ FOLDER = testing.SOURCE_DIR / "tests/golden/transcripts"
 
 
 def logged_by(commands):
-    """The lines of the kernel's log that LBD's has to have: those of failed commands."""
-    return [line for command in commands if command.status for line in command.logged]
+    """The lines of the kernel's log that LBD's has to have: those of failed commands, but not remarks."""
+    return [line for command in commands if command.status for line in command.logged
+            if not line.endswith(" loaded") and " is deprecated" not in line]
 
 
 class Transcripts(mapped.Case):
