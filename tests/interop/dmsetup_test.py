@@ -289,6 +289,34 @@ class Programs(Dm):
             stat -L -c %F link again; readlink -f again; test -b again && echo block""")
         self.assertEqual(out, ["block special file"] * 2 + ["/dev/mapper/d", "block"])
 
+    def test_the_control_node_can_be_polled(self):
+        script = self.path("poll.py")
+        pathlib.Path(script).write_text("""
+import fcntl, os, select, struct, subprocess
+control = os.open("/dev/mapper/control", os.O_RDWR)
+DM_DEV_ARM_POLL = 0xc138fd10
+def arm():
+    fcntl.ioctl(control, DM_DEV_ARM_POLL, struct.pack("=4I", 4, 0, 0, 312) + bytes(296))
+def ready(timeout_s):
+    return len(select.select([control], [], [], timeout_s)[0])
+def dmsetup(*words):
+    subprocess.run(["dmsetup", *words], check=True, stdout=subprocess.DEVNULL)
+arm()
+seen = [ready(0.1)]
+dmsetup("create", "d", "--table", "0 8 zero")
+seen += [ready(10), ready(0)]
+arm()
+seen.append(ready(0.1))
+dmsetup("rename", "d", "e")
+seen.append(ready(10))
+arm()
+dmsetup("info", "e")
+seen.append(ready(0.1))
+dmsetup("remove", "e")
+print(*seen, ready(10))
+""")
+        self.assertEqual(self.sh(f"{sys.executable} {script}"), "0 1 1 0 1 0 1\n")
+
     def test_threads_and_children_share_nothing(self):
         script = self.path("many.py")
         pathlib.Path(script).write_text("""
