@@ -75,6 +75,9 @@ task<outcome<std::shared_ptr<block::target>>> store_user::create(block::target_c
 
 task<outcome<void>> store_user::open_store(const store_words& words) {
   CO_TRY(waiting_, join());
+  if (made_.words.discard_zeroes_cow)
+    limits_.discard_granularity_bytes =
+        std::max<uint64_t>(words.chunk_sectors, 1) * block::sector_bytes;
   if (waiting_) co_return outcome<void>{};
   std::unique_ptr<exception_store> store;
   if (words.type.persistent)
@@ -87,6 +90,7 @@ task<outcome<void>> store_user::open_store(const store_words& words) {
   const auto loaded = co_await core_->load();
   if (!loaded) co_return failure{loaded.error().code, "Failed to read snapshot metadata"};
   if (core_->store().chunk_sectors() == 0) co_return failure{errc::inval, "Chunk size not set"};
+  if (made_.words.discard_zeroes_cow) limits_.discard_granularity_bytes = core_->chunk_bytes();
   co_return outcome<void>{};
 }
 
