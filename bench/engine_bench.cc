@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -219,11 +220,11 @@ void device_write_zeroes(benchmark::State& state) {
 }
 BENCHMARK(device_write_zeroes);
 
-// Every name is the same leaf.
+// Every name is the same leaf, under two numbers.
 class leaf_source final : public stack::source_opener {
  public:
-  task<base::outcome<block::opened_device>> open(std::string, bool) override {
-    co_return block::opened_device{one_, {254, 0}};
+  task<base::outcome<block::opened_device>> open(std::string source, bool) override {
+    co_return block::opened_device{one_, {254, source == "/dev/store" ? 16u : 0u}};
   }
 
  private:
@@ -297,6 +298,88 @@ BENCHMARK_CAPTURE(mapped_layers, service_time, "multipath",
 BENCHMARK_CAPTURE(mapped_layers, historical, "multipath",
                   "2 queue_mode bio 0 1 1 historical-service-time 0 2 0 % %")
     ->Arg(1);
+// Reads that a snapshot sends to its origin, and writes to an origin that nobody has to keep.
+BENCHMARK_CAPTURE(mapped_layers, snapshot, "snapshot", "% /dev/store N 16")->Arg(1)->Arg(10);
+BENCHMARK_CAPTURE(mapped_layers, snapshot_origin, "snapshot-origin", "%")->Arg(1)->Arg(10);
+
+// Memory: an origin, and stores that are as large.
+class memory_source final : public stack::source_opener {
+ public:
+  explicit memory_source(std::uint64_t size_bytes) : size_bytes_(size_bytes) {}
+  task<base::outcome<block::opened_device>> open(std::string source, bool) override {
+    auto& d = devices_[source];
+    if (!d) d = *store::memory_device::make(size_bytes_);
+    co_return block::opened_device{d, {254, static_cast<std::uint32_t>(source.back()) * 16}};
+  }
+
+ private:
+  const std::uint64_t size_bytes_;
+  std::map<std::string, std::shared_ptr<block::block_device>> devices_;
+};
+
+// An origin with a snapshot, both behind their mapped devices.
+class snapshot_pair {
+ public:
+  explicit snapshot_pair(const std::string& store) {
+    make("s", "snapshot", "/dev/a /dev/b " + store);
+    make("o", "snapshot-origin", "/dev/a");
+  }
+  ~snapshot_pair() { runtime_->run_until(manager_.remove_all(false)); }
+  snapshot_pair(const snapshot_pair&) = delete;
+  snapshot_pair& operator=(const snapshot_pair&) = delete;
+  std::shared_ptr<block::block_device> open(const char* name) {
+    return (*manager_.open({name, {}, {}})).device;
+  }
+
+ private:
+  void make(const std::string& name, const std::string& type, const std::string& args) {
+    (void)manager_.create(name, "", {});
+    const auto loaded =
+        runtime_->run_until(manager_.load({name, {}, {}}, {{0, sectors, type, args}}, false));
+    const auto resumed = runtime_->run_until(manager_.resume({name, {}, {}}, {}));
+    if (loaded && resumed) return;
+    std::fprintf(stderr, "engine_bench: no %s\n", type.c_str());
+    std::exit(1);
+  }
+  static constexpr std::uint64_t sectors = std::uint64_t{1} << 22;
+  std::unique_ptr<rt::runtime> runtime_ = start_runtime();
+  rt::reactor::scope here_{runtime_->at(0)};
+  memory_source sources_{(sectors + (sectors >> 4)) * 512};
+  stack::device_manager manager_{*runtime_, sources_};
+};
+
+task<void> write_ahead(benchmark::State& state, block::block_device& top, std::uint64_t step) {
+  std::vector<std::byte> bytes(4096);
+  const iovec one{bytes.data(), bytes.size()};
+  std::uint64_t offset = 0;
+  for (auto _ : state) {
+    const result<void> done = co_await block::write(top, offset, segments(&one, 1), io_opts{});
+    if (!done) state.SkipWithError("a write failed");
+    offset += step;
+  }
+}
+
+// 4 KiB each, to a chunk that has no exception yet: written whole, or copied before.
+void snapshot_first_write(benchmark::State& state, const char* store, const char* device) {
+  snapshot_pair devices(store);
+  const std::uint64_t chunk_bytes = 512u * static_cast<unsigned>(state.range(0));
+  const auto top = devices.open(device);
+  rt::spawn(write_ahead(state, *top, chunk_bytes));
+}
+BENCHMARK_CAPTURE(snapshot_first_write, persistent, "P 8", "s")->Arg(8)->Iterations(40'000);
+BENCHMARK_CAPTURE(snapshot_first_write, persistent_copied, "P 16", "s")
+    ->Arg(16)
+    ->Iterations(40'000);
+BENCHMARK_CAPTURE(snapshot_first_write, transient, "N 8", "s")->Arg(8)->Iterations(40'000);
+BENCHMARK_CAPTURE(snapshot_first_write, of_the_origin, "P 8", "o")->Arg(8)->Iterations(40'000);
+
+// Written again: routed.
+void snapshot_next_write(benchmark::State& state) {
+  snapshot_pair devices("P 8");
+  const auto top = devices.open("s");
+  rt::spawn(write_ahead(state, *top, 0));
+}
+BENCHMARK(snapshot_next_write);
 
 }  // namespace
 }  // namespace lbd::bench
