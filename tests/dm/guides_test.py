@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every command of docs/guides is run and answers what the guide shows; every page of a target has a table that loads.
+"""Every command of docs/guides is run and answers what the guide shows.
 
 A guide's commands stand in blocks ```sh NAME; the blocks of one name are one session. `$ lbd run … -- sh -e` begins
 the part of a session that runs under LBD, up to the session's end.
@@ -11,10 +11,8 @@ import subprocess
 
 import mapped
 import testing
-import transcripts
 
 GUIDES = testing.SOURCE_DIR / "docs/guides"
-TABLE = re.compile(r"(?:^ {4}\d+ \d+ [a-z].*\n)+", re.MULTILINE)
 
 
 def sessions(text):
@@ -68,34 +66,6 @@ class Guides(mapped.Case):
                                           capture_output=True, check=False)
                     self.assertEqual(done.returncode, 0, f"{script}\n{done.stdout}{done.stderr}")
                     shutil.rmtree(folder)
-
-
-def one_device_each(blocks):
-    """The tables of blocks of lines: a line that begins at sector 0 begins a table."""
-    for block in blocks:
-        tables = []
-        for line in (line.strip() for line in block.splitlines()):
-            if line.startswith("0 "):
-                tables.append([])
-            tables[-1].append(line)
-        yield from tables
-
-
-class Pages(mapped.Case):
-    def test_the_tables_of_every_page_load(self):
-        for _ in range(3):
-            self.make_disk(4 << 30)
-        found = set()
-        for page in sorted((testing.SOURCE_DIR / "src/target").glob("*/*.md")):
-            tables = TABLE.findall(page.read_text("utf-8"))
-            with self.subTest(page=page.name):
-                self.assertTrue(tables, "a page without an example")
-                for table in one_device_each(tables):
-                    found |= {line.split()[2] for line in table}
-                    here = transcripts.place("\n".join(table), self.disks, [])
-                    self.sh(f"dmsetup create page --table '{here}'; dmsetup table page; dmsetup remove page")
-        shown = self.under_lbd("dmsetup", "targets").stdout
-        self.assertEqual({line.split()[0] for line in shown.splitlines()} - found, set(), "types without an example")
 
 
 if __name__ == "__main__":
