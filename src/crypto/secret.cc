@@ -5,18 +5,23 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#include <atomic>
+
 #include "base/checked_math.h"
 
 namespace lbd::crypto {
 namespace {
 constexpr size_t page_bytes = 4096;
+std::atomic<bool> any_secret{false};
 }  // namespace
+
+bool process_has_secrets() noexcept { return any_secret.load(std::memory_order_relaxed); }
 
 secret::secret(base::bytes_view bytes) {
   if (bytes.empty()) return;
   // The ciphers' libraries keep what they make of a key in memory of their own, and the request
   // that brought it has passed through buffers.
-  ::prctl(PR_SET_DUMPABLE, 0);
+  if (!any_secret.exchange(true)) ::prctl(PR_SET_DUMPABLE, 0);
   const size_t mapped = base::round_up(bytes.size(), page_bytes);
   void* p = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) std::abort();

@@ -34,6 +34,9 @@ class secret {
   size_t bytes_ = 0;
 };
 
+// Whether there ever was one.
+bool process_has_secrets() noexcept;
+
 // Clears memory in a way that the compiler keeps.
 void wipe_bytes(base::bytes_span bytes) noexcept;
 

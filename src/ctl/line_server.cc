@@ -2,6 +2,7 @@
 #include "ctl/line_server.h"
 
 #include <poll.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -145,6 +146,7 @@ rt::task<void> line_server::serve(std::list<connection>::iterator at) {
     const auto got = co_await at->socket.recv_some(buffer.span());
     if (!got || *got == 0) break;
     lines.push(base::as_text(buffer.first(*got)));
+    ::explicit_bzero(buffer.data(), *got);  // a request may bring a key, and buffers are kept
     at->busy = true;
     while (go_on) {
       const auto line = lines.next();
