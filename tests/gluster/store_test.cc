@@ -410,6 +410,18 @@ TEST_P(gluster_store, unsynced_writes_are_synced_before_their_copies_are_many) {
   EXPECT_GE(fake().count("fdatasync"), 3u);
 }
 
+TEST_P(gluster_store, closing_waits_for_a_sync_that_began_by_itself) {
+  fake().rule("fdatasync delay 300");
+  auto d = open();
+  EXPECT_TRUE(rt_->run_until(write_much(*d, 20)));
+  EXPECT_EQ(fake().count("fdatasync"), 1u);
+  rt_->run_until(d->close());
+  EXPECT_EQ(fake().count("close"), 1u);
+  d.reset();
+  rt_.reset();
+  EXPECT_EQ(fake().count("fdatasync"), 1u);
+}
+
 // ---- Failing servers
 
 TEST_P(gluster_store, a_failed_sync_is_made_good_by_the_next) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <chrono>
 
 #include "store/gluster/file_core.h"
 
@@ -41,9 +42,12 @@ class core_file final : public gluster_file {
   void start(rt::io_request& r) override { rt::spawn(serve(core_, r)); }
 
   task<void> close() override {
+    const uint64_t due = rt::reactor::current().now_ns() + close_limit_ns;
+    while (core_->syncs_by_itself() && rt::reactor::current().now_ns() < due)
+      co_await rt::sleep_for(std::chrono::milliseconds(1));
+    if (core_->syncs_by_itself()) co_return;  // its end closes the file
     const std::shared_ptr<gluster_fd> fd = core_->fd();
     auto work = [fd] { return fd->api().close(fd->release()); };
-    const uint64_t due = rt::reactor::current().now_ns() + close_limit_ns;
     (void)co_await rt::run_blocking<int>(fd->volume().threads(), std::move(work), due);
   }
 

@@ -38,6 +38,8 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   // One request of a file; any reactor. Bytes done (may be short) or -errno.
   rt::task<int64_t> perform(const rt::io_request& r);
   rt::task<base::result<rt::file_extent>> find_extent(uint64_t offset);
+  // A sync that nobody asked for is under way.
+  bool syncs_by_itself() const noexcept { return background_.load(std::memory_order_acquire); }
   const std::shared_ptr<gluster_fd>& fd() const noexcept { return fd_; }
 
  private:
@@ -73,7 +75,7 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::reactor& home_;  // of what follows
   rt::mutex syncing_, seeking_;
   bool must_write_again_ = false;
-  std::atomic<bool> background_{false};  // a sync that nobody asked for is under way
+  std::atomic<bool> background_{false};
   std::atomic<bool> failing_{false};
 };
 
