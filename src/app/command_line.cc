@@ -272,6 +272,7 @@ outcome<ctl::command> read_serve(const reader& from) {
 outcome<ctl::command> read_daemon(const reader& from) {
   ctl::daemon_command out;
   TRY(out.socket, from.once("socket"));
+  TRY(out.config, from.once("config"));
   TRY(out.pid_file, from.once("pid-file"));
   TRY(out.runtime, read_runtime(from));
   TRY(out.log_level, read_log_level(from));

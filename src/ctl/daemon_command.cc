@@ -2,6 +2,7 @@
 #include "ctl/daemon_command.h"
 
 #include "base/log.h"
+#include "ctl/daemon_config.h"
 #include "ctl/process.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
@@ -35,8 +36,11 @@ outcome<std::string> listen(daemon& d, const daemon_command& what) {
   return path + "\n";
 }
 
-rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what) {
-  co_return listen(d, what);
+rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what,
+                                     const daemon_config& config) {
+  CO_TRY(std::string shown, listen(d, what));
+  CO_CHECK(co_await restore(d, config));
+  co_return shown;
 }
 
 rt::task<void> wait_for_signal(daemon& d, const std::string& title, stop_signals& signals,
@@ -94,12 +98,18 @@ int run_daemon_process(const daemon_process& how) {
 }
 
 int run_daemon(const daemon_command& what) {
+  daemon_config config;
+  if (!what.config.empty()) {
+    auto read = read_config(what.config);
+    if (!read) return fail("daemon", read.error());
+    config = *std::move(read);
+  }
   daemon_process how;
   how.title = "daemon";
   how.pid_file = what.pid_file;
   how.runtime = what.runtime;
   how.log_level = what.log_level;
-  how.begin = [&what](daemon& d) { return begin(d, what); };
+  how.begin = [&what, &config](daemon& d) { return begin(d, what, config); };
   return run_daemon_process(how);
 }
 

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MIT
+#include "ctl/daemon_config.h"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "block/target.h"
+#include "ctl/table_text.h"
+
+namespace lbd::ctl {
+namespace {
+
+using base::errc;
+using base::failure;
+using base::outcome;
+
+std::string folder_of(const std::string& path) {
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(path, error);
+  return error ? "/" : absolute.lexically_normal().parent_path().string();
+}
+
+// One table of the file ("[[device]]"). Reading never fails: the first thing that is wrong is kept.
+class entry {
+ public:
+  entry(const toml::table& from, std::string kind, const std::string& path)
+      : from_(from), kind_(std::move(kind)), path_(path) {}
+
+  uint32_t line() const { return from_.source().begin.line; }
+
+  std::optional<std::string> text(const char* key) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return std::nullopt;
+    if (const auto* value = node->as_string()) return value->get();
+    refuse(*node, std::string(key) + " must be a text, in quotes");
+    return std::nullopt;
+  }
+  std::string needed_text(const char* key) {
+    const auto value = text(key);
+    if (!value || value->empty()) refuse(from_, std::string(key) + " is missing");
+    return value.value_or("");
+  }
+  // One text of several lines, or a list of lines.
+  std::string lines(const char* key) {
+    const toml::node* node = find(key);
+    const toml::array* list = node == nullptr ? nullptr : node->as_array();
+    if (list == nullptr) return needed_text(key);
+    std::string out;
+    for (const toml::node& one : *list) {
+      const auto* value = one.as_string();
+      if (value == nullptr)
+        refuse(one, std::string(key) + " must be a list of texts");
+      else
+        out += value->get() + "\n";
+    }
+    return out;
+  }
+  bool flag(const char* key) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return false;
+    if (const auto* value = node->as_boolean()) return value->get();
+    refuse(*node, std::string(key) + " must be true or false");
+    return false;
+  }
+  std::optional<uint32_t> number(const char* key, int64_t most) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return std::nullopt;
+    const auto* value = node->as_integer();
+    if (value != nullptr && value->get() >= 0 && value->get() <= most)
+      return static_cast<uint32_t>(value->get());
+    refuse(*node, std::string(key) + " must be a number from 0 to " + std::to_string(most));
+    return std::nullopt;
+  }
+  void refuse_key(const char* key, const std::string& why) {
+    const toml::node* node = find(key);
+    refuse(node == nullptr ? from_ : *node, why);
+  }
+
+  outcome<void> finish() {
+    std::string known;
+    for (const std::string& key : known_) known += (known.empty() ? "" : ", ") + key;
+    for (const auto& [key, node] : from_)
+      if (std::find(known_.begin(), known_.end(), key.str()) == known_.end())
+        refuse(node, "'" + std::string(key.str()) + "' is not known in a [[" + kind_ + "]] (" +
+                         known + " are)");
+    if (wrong_) return *wrong_;
+    return {};
+  }
+
+ private:
+  const toml::node* find(const char* key) {
+    if (std::find(known_.begin(), known_.end(), key) == known_.end()) known_.emplace_back(key);
+    return from_.get(key);
+  }
+  void refuse(const toml::node& where, const std::string& why) {
+    if (wrong_) return;
+    wrong_ =
+        failure{errc::inval, path_ + ":" + std::to_string(where.source().begin.line) + ": " + why};
+  }
+
+  const toml::table& from_;
+  const std::string kind_;
+  const std::string& path_;
+  std::vector<std::string> known_;
+  std::optional<failure> wrong_;
+};
+
+outcome<void> take(entry& from, config_device& out) {
+  constexpr int64_t most_minor = (1 << 20) - 1;
+  out.line = from.line();
+  out.name = from.needed_text("name");
+  out.uuid = from.text("uuid").value_or("");
+  out.minor = from.number("minor", most_minor);
+  out.read_only = from.flag("read_only");
+  out.table = from.lines("table");
+  const auto lines = parse_table(out.table, false);
+  if (!lines) from.refuse_key("table", lines.error().message);
+  if (lines && lines->empty()) from.refuse_key("table", "the table has no line");
+  return from.finish();
+}
+
+outcome<void> take(entry& from, config_export& out) {
+  out.line = from.line();
+  out.device = from.needed_text("device");
+  out.nbd = from.needed_text("nbd");
+  out.name = from.text("name");
+  out.read_only = from.flag("read_only");
+  return from.finish();
+}
+
+outcome<void> take(entry& from, config_mount& out) {
+  out.line = from.line();
+  out.folder = from.needed_text("folder");
+  return from.finish();
+}
+
+// All [[kind]] of the file.
+template <class Entry>
+outcome<std::vector<Entry>> take_all(const toml::table& from, const std::string& kind,
+                                     const std::string& path) {
+  std::vector<Entry> out;
+  const toml::node* node = from.get(kind);
+  if (node == nullptr) return out;
+  const toml::array* list = node->as_array();
+  for (size_t i = 0; list != nullptr && i < list->size(); ++i) {
+    const toml::table* one = list->get(i)->as_table();
+    if (one == nullptr) list = nullptr;
+    if (one == nullptr) break;
+    entry reading(*one, kind, path);
+    CHECK(take(reading, out.emplace_back()));
+  }
+  if (list != nullptr) return out;
+  return failure{errc::inval, path + ":" + std::to_string(node->source().begin.line) +
+                                  ": write [[" + kind + "]] before each " + kind};
+}
+
+// The devices of the file that a table names.
+bool names_device(const config_device& user, const std::string& used) {
+  const auto lines = parse_table(user.table, false);
+  if (!lines) return false;
+  for (const stack::table_line& l : *lines)
+    for (const std::string& word : stack::split_args(l.args))
+      if (word == used || word == "/dev/mapper/" + used) return true;
+  return false;
+}
+
+// Each device after those that its table names; otherwise in the order of the file.
+outcome<std::vector<config_device>> in_order(std::vector<config_device> left,
+                                             const std::string& path) {
+  std::vector<config_device> out;
+  while (!left.empty()) {
+    const auto ready = std::find_if(left.begin(), left.end(), [&left](const config_device& d) {
+      return std::none_of(left.begin(), left.end(), [&d](const config_device& other) {
+        return &other != &d && names_device(d, other.name);
+      });
+    });
+    if (ready == left.end())
+      return failure{errc::inval,
+                     path + ":" + std::to_string(left.front().line) + ": device '" +
+                         left.front().name +
+                         "' stands on itself by way of other devices: break the circle"};
+    out.push_back(std::move(*ready));
+    left.erase(ready);
+  }
+  return out;
+}
+
+outcome<void> check_names(const daemon_config& c) {
+  std::map<std::string, uint32_t> seen;
+  for (const config_device& d : c.devices) {
+    const auto [at, fresh] = seen.emplace(d.name, d.line);
+    if (!fresh)
+      return failure{errc::inval, c.path + ":" + std::to_string(std::max(d.line, at->second)) +
+                                      ": device '" + d.name + "' is there twice"};
+  }
+  for (const config_export& e : c.exports)
+    if (!seen.contains(e.device))
+      return failure{errc::inval, c.path + ":" + std::to_string(e.line) + ": no device '" +
+                                      e.device + "' in this file"};
+  return {};
+}
+
+outcome<toml::table> parse_toml(std::string_view text, const std::string& path) {
+  try {
+    return toml::parse(text);
+  } catch (const toml::parse_error& e) {
+    return failure{errc::inval, path + ":" + std::to_string(e.source().begin.line) + ": " +
+                                    std::string(e.description())};
+  }
+}
+
+failure at_line(const daemon_config& c, uint32_t line, const failure& why) {
+  return failure{why.code, c.path + ":" + std::to_string(line) + ": " + why.message};
+}
+
+std::string absolute_path(const std::string& path, const std::string& folder) {
+  return (std::filesystem::path(folder) / path).lexically_normal().string();
+}
+
+}  // namespace
+
+outcome<daemon_config> parse_config(std::string_view text, const std::string& path) {
+  TRY(const toml::table all, parse_toml(text, path));
+  for (const auto& [key, node] : all) {
+    const std::string name(key.str());
+    if (name == "device" || name == "export" || name == "mount") continue;
+    return failure{errc::inval, path + ":" + std::to_string(node.source().begin.line) + ": '" +
+                                    name +
+                                    "' is not known ([[device]], [[export]] and [[mount]] are)"};
+  }
+  daemon_config out;
+  out.path = path;
+  TRY(auto devices, take_all<config_device>(all, "device", path));
+  TRY(out.devices, in_order(std::move(devices), path));
+  TRY(out.exports, take_all<config_export>(all, "export", path));
+  TRY(out.mounts, take_all<config_mount>(all, "mount", path));
+  CHECK(check_names(out));
+  return out;
+}
+
+outcome<daemon_config> read_config(const std::string& path) {
+  std::error_code folder;
+  std::ifstream in(path, std::ios::binary);
+  errc code = in ? errc::ok : static_cast<errc>(errno);
+  if (std::filesystem::is_directory(path, folder)) code = static_cast<errc>(EISDIR);
+  if (code != errc::ok)
+    return failure{code, "cannot read '" + path + "': " + base::to_string(code)};
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  return parse_config(text, path);
+}
+
+rt::task<outcome<void>> restore(daemon& d, const daemon_config& from) {
+  using nlohmann::json;
+  const std::string folder = folder_of(from.path);
+  for (const config_device& device : from.devices) {
+    json params = {{"name", device.name},
+                   {"table", device.table},
+                   {"read_only", device.read_only},
+                   {"directory", folder}};
+    if (!device.uuid.empty()) params["uuid"] = device.uuid;
+    if (device.minor) params["minor"] = *device.minor;
+    const auto wanted = std::make_shared<const json>(std::move(params));
+    const auto done = co_await d.call("device.create", wanted);
+    if (!done) co_return at_line(from, device.line, done.error());
+  }
+  for (const config_export& e : from.exports) {
+    const std::string prefix = "unix:";
+    std::string nbd = e.nbd;
+    if (nbd.starts_with(prefix)) nbd = prefix + absolute_path(nbd.substr(prefix.size()), folder);
+    json params = {{"name", e.device}, {"nbd", nbd}, {"read_only", e.read_only}};
+    if (e.name) params["export"] = *e.name;
+    const auto wanted = std::make_shared<const json>(std::move(params));
+    const auto done = co_await d.call("export.add", wanted);
+    if (!done) co_return at_line(from, e.line, done.error());
+  }
+  for (const config_mount& m : from.mounts) {
+    const auto wanted =
+        std::make_shared<const json>(json{{"folder", absolute_path(m.folder, folder)}});
+    const auto done = co_await d.call("mount.add", wanted);
+    if (!done) co_return at_line(from, m.line, done.error());
+  }
+  co_return outcome<void>{};
+}
+
+}  // namespace lbd::ctl
