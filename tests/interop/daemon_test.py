@@ -1,0 +1,370 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The daemon and its commands: devices, sources and their numbers, events, exports, the configuration."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+
+import testing
+
+MIB = 1 << 20
+
+
+class Daemon(testing.Case):
+    """Each test has a daemon of its own, with its runtime and state folders below its scratch folder."""
+
+    def setUp(self):
+        super().setUp()
+        self.lbd = testing.lbd_binary()
+        self.folder = self.path("run")
+        os.mkdir(self.folder, 0o700)
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("LBD_")}
+        self.env["LBD_RUNTIME_DIR"] = str(self.folder)
+        self.socket = os.path.join(self.folder, "lbd.sock")
+        for name in ("a.img", "b.img"):
+            with open(self.path(name), "wb") as file:
+                file.truncate(4 * MIB)
+
+    def start_daemon(self, *options):
+        process = self.start_process([self.lbd, "daemon", "--log-level", "info", *options])
+        process.wait_ready(lambda: testing.accepts(self.socket))
+        return process
+
+    def start_process(self, argv):
+        made = testing.Process(argv, self.path(f"log{len(os.listdir(self.path('')))}"), env=self.env)
+        self.addCleanup(made.stop)
+        return made
+
+    def run_lbd(self, *words, stdin="", cwd=None):
+        return subprocess.run([self.lbd, *map(str, words)], env=self.env, cwd=cwd or self.path(""), input=stdin,
+                              capture_output=True, text=True, timeout=60, check=False)
+
+    def ok(self, *words, **how):
+        done = self.run_lbd(*words, **how)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), words)
+        return done.stdout
+
+    def fails(self, *words, **how):
+        done = self.run_lbd(*words, **how)
+        self.assertEqual((done.returncode, done.stdout), (1, ""), words)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        return done.stderr
+
+    def connect(self):
+        link = socket.socket(socket.AF_UNIX)
+        self.addCleanup(link.close)
+        link.settimeout(20)
+        link.connect(self.socket)
+        return link, link.makefile("rb")
+
+    def ask(self, method, **params):
+        link, stream = self.connect()
+        link.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
+        answer = json.loads(stream.readline())
+        link.close()
+        return answer
+
+
+class Devices(Daemon):
+    def test_a_device_from_its_creation_to_its_removal(self):
+        self.start_daemon()
+        self.ok("device", "create", "d", "-u", "U-1", "--table", "0 2048 linear a.img 0", "--table",
+                "2048 2048 linear ./b.img 8")
+        self.assertEqual(self.ok("device", "table", "d"), "0 2048 linear 512:0 0\n2048 2048 linear 512:1 8\n")
+        self.assertEqual(self.ok("device", "ls"), "d\t(253:0)\n")
+        self.assertEqual(self.ok("device", "deps", "d"), "2 dependencies\t: (512, 1) (512, 0)\n")
+        self.assertIn("Tables present:    LIVE\n", self.ok("device", "info", "d"))
+        self.ok("device", "load", "d", stdin="# larger\n0 4096 linear a.img 0\n\n4096 8 zero\n")
+        self.assertEqual(self.ok("device", "table", "--inactive", "d"), "0 4096 linear 512:0 0\n4096 8 zero \n")
+        state = json.loads(self.ok("device", "info", "--json", "d"))
+        self.assertEqual((state["live"], state["inactive"], state["size_bytes"]), (True, True, 2 * MIB))
+        self.ok("device", "suspend", "d")
+        self.ok("device", "resume", "d")
+        self.assertEqual(self.ok("device", "status"), "d: 0 4096 linear \nd: 4096 8 zero \n")
+        self.ok("device", "rename", "d", "e")
+        self.ok("device", "remove", "e")
+        self.assertEqual(self.ok("device", "ls"), "No devices found\n")
+
+    def test_what_table_prints_loads_again_even_after_a_restart(self):
+        daemon = self.start_daemon()
+        self.ok("device", "create", "d", "--table", "0 8 linear b.img 0")
+        self.ok("device", "create", "e", "--table", "0 8 linear mem:1M 0")
+        self.ok("device", "create", "f", "--table", "0 8 linear d 0", "-r")
+        tables = {name: self.ok("device", "table", name) for name in "de"}
+        self.assertEqual(tables, {"d": "0 8 linear 512:0 0\n", "e": "0 8 linear 512:1 0\n"})
+        self.assertEqual(self.ok("device", "table", "f"), "0 8 linear 253:0 0\n")
+        self.assertEqual(daemon.stop(), 0)
+        self.start_daemon()
+        self.ok("device", "create", "x", "--table", "0 8 linear a.img 0")
+        self.assertEqual(self.ok("device", "table", "x"), "0 8 linear 512:2 0\n", "a number of its own")
+        for name, table in tables.items():
+            self.ok("device", "create", name, stdin=table)
+        deps = json.loads(self.ok("device", "deps", "--json", "d"))
+        self.assertEqual(deps[0]["source"], str(self.path("b.img")))
+        self.assertIn("(-ENXIO)", self.fails("device", "create", "y", "--table", "0 8 linear 600:5 0"))
+
+    def test_a_failed_table_says_why_and_leaves_nothing(self):
+        daemon = self.start_daemon()
+        why = self.fails("device", "create", "d", "--table", "0 8 linear nosuch 0")
+        self.assertIn("table: 253:0: linear: Device lookup failed (-ENODEV): ", why)
+        self.assertIn("No such file", why)
+        self.assertIn("device-mapper: table: 253:0: linear: Device lookup failed (-ENODEV)", daemon.output())
+        self.assertIn("line 2 of the table", self.fails("device", "create", "d", stdin="0 8 zero\n0 8\n"))
+        self.assertIn("no device 'd'", self.fails("device", "info", "d"))
+        self.assertIn("unknown target type", self.fails("device", "create", "d", "--table", "0 8 nosuch"))
+        self.assertEqual(self.ok("device", "ls"), "No devices found\n")
+
+    def test_a_file_that_another_program_writes_is_refused_and_one_here_is_shared(self):
+        testing.require("qemu-io")
+        self.start_daemon()
+        self.ok("device", "create", "r", "-r", "--table", "0 8 linear a.img 0")
+        self.ok("device", "create", "w", "--table", "0 8 linear a.img 0")
+        locked = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", str(self.path("a.img"))],
+                                capture_output=True, text=True, check=False)
+        self.assertNotEqual(locked.returncode, 0, "qemu-io gets a lock that the daemon holds")
+        self.ok("device", "remove", "w", "r")
+        subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", str(self.path("a.img"))], check=True,
+                       capture_output=True)
+
+    def test_a_waiter_hears_of_an_event_and_one_that_has_gone_is_forgotten(self):
+        self.start_daemon()
+        self.ok("device", "create", "d", "--table", "0 8 zero")
+        waiter = self.start_process([self.lbd, "device", "wait", "d"])
+        time.sleep(0.2)
+        self.assertTrue(waiter.running())
+        self.ok("device", "rename", "d", "e")
+        self.assertEqual(waiter.wait(), 0)
+        for _ in range(20):
+            link, _ = self.connect()
+            link.sendall(b'{"jsonrpc":"2.0","id":1,"method":"device.wait","params":{"name":"e","event_number":1}}\n')
+            link.close()
+        self.assertEqual(self.ok("shutdown"), "", "a shutdown does not wait for waiters")
+
+    def test_hostile_requests_are_answered_and_harm_nothing(self):
+        self.start_daemon()
+        link, stream = self.connect()
+        create = b'{"jsonrpc":"2.0","id":1,"method":"device.create","params":'
+        info = b'{"jsonrpc":"2.0","id":1,"method":"device.info","params":'
+        for line, code in ((b"{", -32700), (b"[]", -32600), (b'{"jsonrpc":"2.0","id":1}', -32600),
+                           (b'{"jsonrpc":"2.0","id":1,"method":"device.nosuch"}', -32601),
+                           (info + b'{}}', -32602),
+                           (info + b'{"name":"a","uuid":"b"}}', -32602),
+                           (info + b'{"number":"1:"}}', -32602),
+                           (create + b'{"name":"a/b"}}', 22),
+                           (create + b'{"name":3}}', -32602),
+                           (create + b'{"name":"x","minor":-1}}', -32602),
+                           (create + b'{"name":"x","q":1}}', -32602),
+                           (info + b'{"name":"\xff"}}', -32700)):
+            link.sendall(line + b"\n")
+            self.assertEqual(json.loads(stream.readline())["error"]["code"], code, line)
+        link.sendall(b"[" * 200000 + b"\n")
+        self.assertIn("error", json.loads(stream.readline()))
+        self.assertEqual(self.ask("ping")["result"], True)
+
+
+class Events(Daemon):
+    def test_a_monitor_prints_what_the_kernel_would_tell(self):
+        self.start_daemon()
+        monitor = self.start_process([self.lbd, "monitor"])
+        testing.wait_until(lambda: "KERNEL - " in monitor.output(), "the monitor listens")
+        time.sleep(0.1)
+        self.ok("device", "create", "d", "-u", "U", "--table", "0 8 linear a.img 0")
+        self.ok("device", "load", "d", "--table", "0 16 linear a.img 0")
+        self.ok("device", "resume", "d")
+        self.ok("device", "remove", "d")
+        testing.wait_until(lambda: "ACTION=remove" in monitor.output(), "the removal is told")
+        events = [dict(line.split("=", 1) for line in event.splitlines() if "=" in line)
+                  for event in monitor.output().split("\n\n") if "ACTION=" in event]
+        self.assertEqual([e["ACTION"] for e in events], ["add", "change", "change", "remove"])
+        self.assertEqual(["RESIZE" in e for e in events], [False, False, True, False])
+        self.assertEqual([int(e["SEQNUM"]) for e in events], [1, 2, 3, 4])
+        for event in events:
+            self.assertEqual(
+                {name: event[name] for name in ("DEVPATH", "SUBSYSTEM", "DM_NAME", "DM_UUID", "MAJOR", "MINOR",
+                                                "DEVNAME", "DEVTYPE")},
+                {"DEVPATH": "/devices/virtual/block/dm-0", "SUBSYSTEM": "block", "DM_NAME": "d", "DM_UUID": "U",
+                 "MAJOR": "253", "MINOR": "0", "DEVNAME": "/dev/dm-0", "DEVTYPE": "disk"})
+        self.ok("shutdown")
+        self.assertEqual(monitor.wait(), 0)
+
+    def test_a_slow_subscriber_is_dismissed_with_a_last_line(self):
+        self.start_daemon()
+        slow, stream = self.connect()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(b'{"jsonrpc":"2.0","id":1,"method":"events.subscribe"}\n')
+        self.assertIn(b"result", stream.readline())
+        self.ok("device", "create", "d0", "--table", "0 8 zero")
+        link, answers = self.connect()
+        name = "d0"
+        for i in range(1, 4001):
+            new = f"{'d' * 100}{i}"
+            link.sendall(json.dumps({"jsonrpc": "2.0", "id": i, "method": "device.rename",
+                                     "params": {"name": name, "new_name": new}}).encode() + b"\n")
+            self.assertIn(b"result", answers.readline())
+            name = new
+        lines = stream.readlines()
+        self.assertEqual(json.loads(lines[-1])["method"], "events.lost")
+        self.assertLess(len(lines), 4000)
+        told = [json.loads(line)["params"]["sequence"] for line in lines[:-1]]
+        self.assertEqual(told, list(range(1, len(told) + 1)), "no event is missing before the last line")
+
+
+class Exports(Daemon):
+    def setUp(self):
+        super().setUp()
+        testing.require("nbdinfo", "nbdcopy")
+        self.start_daemon()
+        self.nbd = self.path("d.nbd")
+
+    def uri(self, name=""):
+        return f"nbd+unix:///{name}?socket={self.nbd}"
+
+    def size(self, name=""):
+        done = subprocess.run(["nbdinfo", "--size", self.uri(name)], capture_output=True, text=True, check=False)
+        return int(done.stdout) if done.returncode == 0 else None
+
+    def test_an_export_follows_its_device(self):
+        with open(self.path("a.img"), "r+b") as file:
+            file.write(os.urandom(MIB))
+        self.ok("device", "create", "d", "--table", "0 2048 linear a.img 0")
+        self.assertEqual(self.ok("export", "d", "--nbd", "unix:d.nbd"), self.uri("d") + "\n")
+        self.assertEqual((self.size(), self.size("d")), (MIB, MIB))
+        subprocess.run(["nbdcopy", self.uri(), str(self.path("copy"))], check=True)
+        with open(self.path("copy"), "rb") as copy, open(self.path("a.img"), "rb") as original:
+            self.assertEqual(copy.read(), original.read(MIB))
+        self.assertIn("unable to remove open device d", self.fails("device", "remove", "d"))
+        self.ok("device", "load", "d", "--table", "0 4096 linear a.img 0")
+        self.ok("device", "resume", "d")
+        self.ok("device", "rename", "d", "e")
+        self.assertEqual(self.size(), 2 * MIB)
+        self.ok("export", "e", "--nbd", "unix:d.nbd", "--name", "second", "-r")
+        shown = {e["export"]: e for e in json.loads(self.ok("export", "--list", "--json"))}
+        self.assertEqual({n: (e["device"], e["read_only"]) for n, e in shown.items()},
+                         {"d": ("e", False), "second": ("e", True)})
+        self.ok("export", "--remove", "--name", "d")
+        self.assertEqual((self.size("d"), self.size("second")), (None, 2 * MIB))
+        self.ok("device", "remove", "--deferred", "e")
+        testing.wait_until(lambda: self.ok("device", "ls") == "No devices found\n", "the last export goes by itself")
+        self.assertEqual(self.ok("export", "--list"), "No exports\n")
+        self.assertFalse(os.path.exists(self.nbd))
+
+    def test_what_cannot_be_exported_is_told(self):
+        self.assertIn("no device 'd'", self.fails("export", "d", "--nbd", "unix:d.nbd"))
+        self.ok("device", "create", "d", "--no-table")
+        self.assertIn("no table yet", self.fails("export", "d", "--nbd", "unix:d.nbd"))
+        self.assertIn("is no address", self.fails("export", "d2", "--nbd", "nowhere"))
+        self.assertEqual(self.run_lbd("export", "d").returncode, 2)
+        self.ok("device", "remove", "d")
+
+    def test_a_request_that_a_suspended_device_holds_does_not_keep_the_daemon_from_ending(self):
+        testing.require("nbdcopy")
+        self.ok("device", "create", "d", "--table", "0 2048 linear a.img 0")
+        self.ok("export", "d", "--nbd", "unix:d.nbd")
+        self.ok("device", "suspend", "d")
+        with open(self.path("data"), "wb") as file:
+            file.write(b"x" * MIB)
+        writer = self.start_process(["nbdcopy", self.path("data"), self.uri()])
+        time.sleep(0.3)
+        self.assertTrue(writer.running())
+        self.ok("shutdown")
+        with open(self.path("a.img"), "rb") as file:
+            self.assertEqual(file.read(4096), b"x" * 4096, "the held write was done")
+
+    def test_serve_with_a_table_in_one_step(self):
+        self.nbd = self.path("s.nbd")
+        server = self.start_process([self.lbd, "serve", "-r", "-u", self.nbd, "--table",
+                                     f"0 2048 linear {self.path('a.img')} 0; 2048 2048 linear {self.path('b.img')} 0"])
+        server.wait_ready(lambda: testing.accepts(str(self.nbd)))
+        self.assertEqual(self.size(), 2 * MIB)
+        told = subprocess.run(["nbdinfo", self.uri()], capture_output=True, text=True, check=True).stdout
+        self.assertIn("is_read_only: true", told)
+        self.assertEqual(server.stop(), 0)
+        self.assertEqual(self.run_lbd("serve", "--table", "0 8 zero", "-f", "x").returncode, 2)
+        wrong = self.run_lbd("serve", "-u", self.nbd, "--table", "8 8 zero")
+        self.assertIn("Gap in table", wrong.stderr.splitlines()[-1])
+
+
+class Configuration(Daemon):
+    def write(self, text):
+        with open(self.path("lbd.toml"), "w", encoding="utf-8") as file:
+            file.write(text)
+        return self.path("lbd.toml")
+
+    def test_devices_and_exports_are_there_from_the_start_in_the_order_they_need(self):
+        testing.require("nbdinfo")
+        config = self.write('''
+[[export]]
+device = "top"
+nbd = "unix:top.nbd"
+[[device]]
+name = "top"
+table = ["0 2048 linear low 0", "2048 2048 linear /dev/mapper/low 2048"]
+[[device]]
+name = "low"
+uuid = "U"
+minor = 7
+table = """
+0 4096 linear a.img 0
+"""
+''')
+        self.start_daemon("--config", config)
+        self.assertEqual(self.ok("device", "table"),
+                         "low: 0 4096 linear 512:0 0\ntop: 0 2048 linear 253:7 0\ntop: 2048 2048 linear 253:7 2048\n")
+        self.assertEqual(json.loads(self.ok("device", "info", "--json", "low"))["uuid"], "U")
+        size = subprocess.run(["nbdinfo", "--size", f"nbd+unix:///top?socket={self.path('top.nbd')}"],
+                              capture_output=True, text=True, check=True).stdout
+        self.assertEqual(int(size), 2 * MIB)
+
+    def test_what_is_wrong_is_told_with_its_line(self):
+        for text, line, why in (
+                ('[[device]]\nname="x"\nfoo=1\ntable="0 8 zero"\n', 3, "'foo' is not known"),
+                ('[[device]]\nname="x"\ntable="0 8"\n', 3, "line 1 of the table"),
+                ('[[device]]\nname="x"\n', 1, "table is missing"),
+                ('[[device]\n', 1, "parsing"),
+                ('device=1\n', 1, "write [[device]]"),
+                ('\n[other]\n', 2, "'other' is not known"),
+                ('[[export]]\ndevice="x"\nnbd="unix:y"\n', 1, "no device 'x'"),
+                ('[[device]]\nname="x"\ntable="0 8 linear y 0"\n[[device]]\nname="y"\ntable="0 8 linear x 0"\n', 1,
+                 "circle"),
+                ('[[device]]\nname="x"\ntable="0 8 linear nosuch 0"\n', 1, "No such file")):
+            config = self.write(text)
+            done = self.run_lbd("daemon", "--config", config, "--log-level", "off")
+            self.assertEqual((done.returncode, done.stdout), (1, ""), text)
+            self.assertIn(f"{config}:{line}: ", done.stderr)
+            self.assertIn(why, done.stderr)
+
+
+class Service(Daemon):
+    def test_the_service_manager_is_told_and_hands_over_the_socket(self):
+        notify_path = self.path("notify")
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(notify.close)
+        notify.bind(str(notify_path))
+        notify.settimeout(20)
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(self.socket)
+        listener.listen(8)
+        environment = dict(self.env, NOTIFY_SOCKET=str(notify_path), LISTEN_FDS="1")
+        # LISTEN_PID is the daemon's own id: the shell becomes the daemon.
+        script = 'exec 3<&0 </dev/null; LISTEN_PID=$$ exec "$0" daemon --pid-file "$1"'
+        daemon = subprocess.Popen(["/bin/sh", "-c", script, self.lbd, str(self.path("pid"))], env=environment,
+                                  stdin=listener.fileno(), stdout=subprocess.DEVNULL)
+        self.addCleanup(daemon.wait)
+        self.addCleanup(daemon.kill)
+        self.assertEqual(notify.recv(100), b"READY=1")
+        self.assertEqual(self.ok("ping"), "true\n")
+        with open(self.path("pid"), encoding="utf-8") as file:
+            self.assertEqual(int(file.read()), daemon.pid)
+        daemon.terminate()
+        self.assertEqual(notify.recv(100), b"STOPPING=1")
+        self.assertEqual(daemon.wait(20), 0)
+        self.assertFalse(os.path.exists(self.path("pid")))
+        self.assertTrue(os.path.exists(self.socket), "the socket is the service manager's")
+
+
+if __name__ == "__main__":
+    testing.main()
