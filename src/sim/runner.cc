@@ -62,6 +62,9 @@ class runner {
   task<std::optional<std::vector<std::byte>>> read_everything();
   task<bool> open();
 
+  task<bool> open_and_lose_power(uint64_t after_ns);
+  bool judge_files(const char* when);
+  bool open_and_compare(bool crashed, bool first);
   bool prepare_again();
   void trace(const std::string& text) const {
     if (plan_.trace)
@@ -304,6 +307,51 @@ task<std::optional<std::vector<std::byte>>> runner::read_everything() {
   co_return all;
 }
 
+// The structure of the files as they are now.
+bool runner::judge_files(const char* when) {
+  if (plan_.silent_faults) return true;
+  const std::string wrong = subject_.check_files(disk_);
+  if (!wrong.empty()) fail(std::string("the files ") + when + ": " + wrong);
+  const std::string other = observer_ != nullptr ? observer_->look(disk_) : std::string();
+  if (!other.empty()) fail(std::string("another judge, ") + when + ": " + other);
+  return verdict_.ok();
+}
+
+// The power goes while the device is being opened, or just after.
+task<bool> runner::open_and_lose_power(uint64_t after_ns) {
+  off_ = false;
+  rt::spawn(power_loss(after_ns));
+  const auto opened = co_await subject_.open(world_, disk_);
+  while (losses_coming_ != 0) co_await rt::sleep_for(std::chrono::milliseconds(1));
+  if (!opened) co_return true;
+  const auto closed = co_await subject_.close();
+  (void)closed;
+  co_return true;
+}
+
+// Opens the device, now and then after an attempt without luck. `crashed`: the power was lost
+// before.
+bool runner::open_and_compare(bool crashed, bool first) {
+  random r(plan_.seed, next_ + 0x6f70656e);
+  const bool unlucky = r.percent(20);
+  if (unlucky) {
+    if (!world_.run(open_and_lose_power(r.below(6'000'000)))) return false;
+    world_.settle();
+    if (!judge_files("after a power loss while opening")) return false;
+  }
+  const auto opened = world_.run(open());
+  if (plan_.silent_faults && opened && !*opened) verdict_.failure.clear();
+  if (!opened || !*opened) return false;
+  if (first && !unlucky) return true;
+  const auto found = world_.run(read_everything());
+  if (plan_.silent_faults && found && !*found) verdict_.failure.clear();
+  if (!found || !*found || plan_.silent_faults) return found.has_value();
+  const std::string wrong =
+      crashed || unlucky ? model_.check_after_crash(**found) : model_.check_after_close(**found);
+  if (!wrong.empty()) fail((crashed ? "after a crash: " : "after a reopening: ") + wrong);
+  return verdict_.ok();
+}
+
 // Checks what the last epoch has left, and opens the device for the next one. False: the run is
 // over.
 bool runner::prepare_again() {
@@ -316,35 +364,17 @@ bool runner::prepare_again() {
     ++verdict_.crashes;
     disk_.crash();
   }
-  const bool crashed = off_;
-  if (!plan_.silent_faults) {
-    const std::string wrong = subject_.check_files(disk_);
-    if (!wrong.empty()) fail("the files after the end of an epoch: " + wrong);
-    const std::string other = observer_ != nullptr ? observer_->look(disk_) : std::string();
-    if (!other.empty()) fail("another judge, after the end of an epoch: " + other);
-    if (!verdict_.ok()) return false;
-  }
-  const auto opened = world_.run(open());
-  if (plan_.silent_faults && opened && !*opened) verdict_.failure.clear();
-  if (!opened || !*opened) return false;
-  const auto found = world_.run(read_everything());
-  if (plan_.silent_faults && found && !*found) verdict_.failure.clear();
-  if (!found || !*found || plan_.silent_faults) return found.has_value();
-  const std::string wrong =
-      crashed ? model_.check_after_crash(**found) : model_.check_after_close(**found);
-  if (!wrong.empty()) fail((crashed ? "after a crash: " : "after a reopening: ") + wrong);
-  return verdict_.ok();
+  return judge_files("after the end of an epoch") && open_and_compare(off_, false);
 }
 
 verdict runner::run() {
-  auto opened = world_.run(open());
-  while (opened && verdict_.ok()) {
+  bool going = open_and_compare(false, true);
+  while (going && verdict_.ok()) {
     if (!world_.run(epoch()) || !verdict_.ok()) break;
     if (!world_.run(end_epoch())) break;
     world_.settle();
-    if (!verdict_.ok()) break;
     const bool last = next_ >= plan_.steps.size();
-    if (!prepare_again() || last) break;
+    going = verdict_.ok() && prepare_again() && !last;
   }
   if (!world_.stuck().empty()) {
     fail(world_.stuck());

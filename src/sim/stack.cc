@@ -101,14 +101,16 @@ class single final : public subject {
   std::vector<std::byte> prepare(sim_disk&) override { return std::vector<std::byte>(size_bytes_); }
 
   task<outcome<void>> open(world&, sim_disk& disk) override {
-    auto making = made_ ? open_image(disk, "/change", shape_, true)
-                        : create_image(disk, "/change", shape_, size_bytes_);
+    disk_ = &disk;
+    boots_at_open_ = disk.boots();
+    // A file whose making was interrupted is left alone.
+    if (!made_) path_ = "/change" + std::to_string(attempts_++);
+    auto making = made_ ? open_image(disk, path_, shape_, true)
+                        : create_image(disk, path_, shape_, size_bytes_);
     auto opened = co_await making;
     if (!opened) co_return opened.error();
     file_ = *std::move(opened);
     made_ = true;
-    disk_ = &disk;
-    boots_at_open_ = disk.boots();
     co_return outcome<void>{};
   }
   block::block_device& device() override { return *file_; }
@@ -121,7 +123,7 @@ class single final : public subject {
     co_return r;
   }
   std::string check_files(const sim_disk& disk) const override {
-    return check_image(disk, "/change", sound_ && disk.faults() == 0);
+    return made_ ? check_image(disk, path_, sound_ && disk.faults() == 0) : "";
   }
 
  private:
@@ -129,6 +131,8 @@ class single final : public subject {
   const uint64_t size_bytes_;
   std::unique_ptr<change_file> file_;
   const sim_disk* disk_ = nullptr;
+  std::string path_;
+  unsigned attempts_ = 0;
   uint64_t boots_at_open_ = 0;
   bool made_ = false;
   bool sound_ = true;  // always closed well so far, with the power on
