@@ -118,7 +118,10 @@ class table_fixture : public testing::Test {
  protected:
   explicit table_fixture(std::unique_ptr<rt::runtime> runtime = jumping())
       : rt_(std::move(runtime)) {}
-  ~table_fixture() override { run(m_.remove_all(false)); }
+  ~table_fixture() override {
+    run(m_.remove_all(false));
+    settle();  // reports that are still on their way
+  }
 
   static std::unique_ptr<rt::runtime> jumping() {
     std::vector<std::unique_ptr<rt::reactor>> one;
