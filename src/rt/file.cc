@@ -266,6 +266,7 @@ class os_file_system final : public file_system {
                                             open_options options) override {
     return open_file(path, options);
   }
+  void remove(const std::string& path) noexcept override { ::unlink(path.c_str()); }
 };
 
 }  // namespace

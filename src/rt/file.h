@@ -149,6 +149,8 @@ class file_system {
   virtual ~file_system() = default;
   virtual base::outcome<std::unique_ptr<file>> open(const std::string& path,
                                                     open_options options) = 0;
+  // Removes a name, where this knows how and it can be done.
+  virtual void remove(const std::string& /*path*/) noexcept {}
 };
 // The operating system's file system.
 file_system& os_files() noexcept;

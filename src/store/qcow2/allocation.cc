@@ -69,7 +69,12 @@ task<result<void>> change_file::new_l2_table(uint64_t l1_index, uint64_t copy_of
   }
   l2_.add(offset, std::move(bytes));
   set_l1(l1_index, {offset, true});
-  if (copy_of != 0) dropped_.push_back(g_.cluster_index(copy_of));
+  if (copy_of != 0) {
+    // It may be in memory from reading, and its cluster become data, where nobody shares it after
+    // all.
+    l2_.forget(copy_of);
+    dropped_.push_back(g_.cluster_index(copy_of));
+  }
   co_return result<void>{};
 }
 

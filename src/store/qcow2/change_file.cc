@@ -105,11 +105,18 @@ task<outcome<std::unique_ptr<change_file>>> change_file::create(rt::file_system&
   how.create = true;
   how.exclusive = true;
   CO_TRY(auto file, files.open(path, how));
+  auto made = co_await fill(std::move(file), image);
+  if (!made) files.remove(path);
+  co_return made;
+}
+
+task<outcome<std::unique_ptr<change_file>>> change_file::fill(std::unique_ptr<rt::file> file,
+                                                              const new_image& image) {
   CO_CHECK(block::lock_image(*file, true));
   auto written = co_await write_image(*file, image);
   if (!written) {
-    co_return failure{written.error().code,
-                      "cannot write '" + path + "': " + base::to_string(written.error().code)};
+    co_return failure{written.error().code, "cannot write '" + file->info().path +
+                                                "': " + base::to_string(written.error().code)};
   }
   change_file_options options;
   options.writable = true;

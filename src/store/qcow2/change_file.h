@@ -23,6 +23,7 @@
 // Source of the format: QEMU's docs/interop/qcow2.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -40,9 +41,12 @@
 #include "store/qcow2/image_device.h"
 #include "store/qcow2/refcounts.h"
 #include "store/qcow2/table_cache.h"
+#include "store/qcow2/unpacked_clusters.h"
 #include "store/qcow2/visits.h"
 
 namespace lbd::store {
+
+struct new_image;
 
 struct change_file_options {
   bool writable = false;
@@ -68,7 +72,7 @@ class change_file final : public block::change_layer {
                                                                     std::string path,
                                                                     change_file_options options);
   // Makes a new file (exist: there is one) and opens it for writing. Durable when it returns,
-  // except the directory's entry.
+  // except the directory's entry. After a failure the file, if it was made, is removed.
   static rt::task<base::outcome<std::unique_ptr<change_file>>> create(rt::file_system& files,
                                                                       std::string path,
                                                                       new_change_file what);
@@ -135,6 +139,8 @@ class change_file final : public block::change_layer {
   // change_file.cc: opening.
   static rt::task<base::outcome<std::unique_ptr<change_file>>> open_locked(
       std::unique_ptr<rt::file> file, change_file_options options);
+  static rt::task<base::outcome<std::unique_ptr<change_file>>> fill(std::unique_ptr<rt::file> file,
+                                                                    const new_image& image);
   rt::task<base::outcome<void>> load();
   base::failure failed_to(const char* what, base::io_error e) const;
 
@@ -157,6 +163,7 @@ class change_file final : public block::change_layer {
   block::placement piece_of(const qcow2::cluster_mapping& m, uint64_t offset, uint64_t length);
   rt::task<base::result<qcow2::cluster_mapping>> mapping_of(uint64_t offset);
   rt::task<base::result<void>> read_opaque(uint64_t offset, rt::segments to);
+  unpacked_clusters* unpacked_here();
   rt::task<base::result<void>> read_cluster(qcow2::cluster_mapping m, base::bytes_span to);
   void set_l1(uint64_t index, qcow2::l1_entry e);
 
@@ -199,6 +206,9 @@ class change_file final : public block::change_layer {
   qcow2::fixed_areas areas_;
   table_cache l2_;
   refcount_store refcounts_;
+  // By reactor, made when first needed; larger clusters are unpacked each time.
+  static constexpr uint64_t most_kept_cluster_bytes = uint64_t{512} << 10;
+  std::array<std::unique_ptr<unpacked_clusters>, 16> unpacked_;
   std::map<uint64_t, pending_cluster> pending_;  // by guest cluster
   std::vector<uint64_t> dropped_;                // host clusters, one reference each
   // Offsets of clusters handed out since the last commit that succeeded, and by the one under way.

@@ -46,6 +46,9 @@ TEST_F(qemu_images, every_kind_reads_the_same) {
     run(std::string("rm -f x.qcow2; qemu-img convert -f raw -O qcow2 ") + kind + " r.raw x.qcow2");
     open("x.qcow2", false);
     EXPECT_EQ(read(0, want.size()), want) << kind;
+    for (uint64_t at = 1 << 20; at < 2 << 20; at += 4096)
+      ASSERT_EQ(read(at, 4096), test_bytes(want.begin() + static_cast<ptrdiff_t>(at),
+                                           want.begin() + static_cast<ptrdiff_t>(at + 4096)));
     EXPECT_EQ(read(123456, 4321), test_bytes(want.begin() + 123456, want.begin() + 127777)) << kind;
     image_.reset();
     auto c = check("x.qcow2");
@@ -162,6 +165,61 @@ TEST_F(qemu_images, a_dirty_image_is_repaired_when_opened_for_writing) {
     run("qemu-io -f qcow2 -r -c 'read -P 5 1M 3M' -c 'read -P 6 5M 100000' x.qcow2");
     EXPECT_THAT(output_, testing::Not(HasSubstr("failed")));
   }
+}
+
+TEST_F(qemu_images, leaked_clusters_are_given_back_when_opened_for_writing) {
+  run("qemu-img create -f qcow2 x.qcow2 10M && qemu-io -c 'write -P 5 0 1M' x.qcow2 && "
+      "qemu-img snapshot -c s x.qcow2");
+  test_bytes image = load("x.qcow2");
+  const uint64_t end = image.size() / 65536 + 1;
+  image.resize((end + 10) * 65536);
+  const auto table = base::load_big<uint64_t>(image, 48);
+  const auto block = base::load_big<uint64_t>(image, table);
+  for (const uint64_t c : {end, end + 3, end + 9})
+    base::store_big<uint16_t>(image, block + c * 2, 1);
+  save("x.qcow2", image);
+  EXPECT_EQ(shell("qemu-img check x.qcow2"), 3) << output_;
+  open("x.qcow2", false);  // reading changes nothing
+  image_.reset();
+  EXPECT_EQ(shell("qemu-img check x.qcow2"), 3) << output_;
+  open("x.qcow2", true);
+  EXPECT_EQ(shell("qemu-img check -U x.qcow2"), 0) << output_;
+  ASSERT_EQ(write(1 << 20, test_bytes(1 << 20, std::byte{6})), errc::ok);
+  close();
+  expect_clean("x.qcow2");
+  run("qemu-io -r -c 'read -P 5 0 1M' -c 'read -P 6 1M 1M' x.qcow2");
+  EXPECT_THAT(output_, testing::Not(HasSubstr("failed")));
+}
+
+// A table that its L1 entry calls shared although nobody else uses it: it is copied, and its old
+// place becomes free while it is still in memory.
+TEST_F(qemu_images, a_flag_that_is_wrong_costs_a_copy_only) {
+  run("qemu-img create -f qcow2 -o cluster_size=4k x.qcow2 8M && qemu-io -c 'write -P 5 0 1M' "
+      "x.qcow2");
+  test_bytes image = load("x.qcow2");
+  const auto l1 = base::load_big<uint64_t>(image, 40);
+  const auto entry = base::load_big<uint64_t>(image, l1);
+  base::store_big<uint64_t>(image, l1, entry & ~(uint64_t{1} << 63));
+  save("x.qcow2", image);
+  open("x.qcow2", true);
+  EXPECT_EQ(read(0, 4096), test_bytes(4096, std::byte{5}));
+  ASSERT_EQ(write(0, test_bytes(4096, std::byte{6})), errc::ok);
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_EQ(flush(), errc::ok);
+    ASSERT_EQ(write((2 << 20) + i * 65536, test_bytes(65536, std::byte{7})), errc::ok);
+  }
+  close();
+  expect_clean("x.qcow2");
+}
+
+// What several snapshots share is counted for each, and read once.
+TEST_F(qemu_images, tables_that_snapshots_share_are_counted_for_each) {
+  run("qemu-img create -f qcow2 -o cluster_size=4k x.qcow2 16M && "
+      "qemu-io -c 'write -P 5 0 16M' x.qcow2 && qemu-img snapshot -c s x.qcow2");
+  const image_check c = check("x.qcow2");
+  EXPECT_EQ(c.errors, 0u);
+  EXPECT_EQ(c.leaks, 0u);
+  EXPECT_EQ(*std::max_element(c.uses.begin(), c.uses.end()), 2u);
 }
 
 TEST_F(qemu_images, a_short_refcount_table_grows) {

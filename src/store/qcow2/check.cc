@@ -2,7 +2,8 @@
 #include "store/qcow2/check.h"
 
 #include <algorithm>
-#include <unordered_set>
+#include <limits>
+#include <map>
 
 #include "format/qcow2/refcount.h"
 #include "format/qcow2/snapshot.h"
@@ -32,6 +33,7 @@ class checker {
     CO_CHECK(co_await load_refcount_table());
     CO_CHECK(co_await walk_l1(header_.l1_offset, header_.l1_entries, true));
     CO_CHECK(co_await walk_snapshots());
+    CO_CHECK(co_await walk_tables());
     if ((header_.autoclear & qcow2::feature_bitmaps) != 0 && header_.bitmaps) {
       error("dirty bitmaps are not counted");
       out_.damaged = true;
@@ -59,12 +61,14 @@ class checker {
     co_return bytes;
   }
 
-  void use(uint64_t offset, uint64_t length, const char* what) {
+  void use(uint64_t offset, uint64_t length, const char* what, uint64_t times = 1) {
     if (length == 0) return;
     if (offset >= file_bytes_) return broken(std::string(what) + " beyond the end of the file");
     const uint64_t last = g_.cluster_index(offset + length - 1);
     for (uint64_t c = g_.cluster_index(offset); c <= last; ++c) {
-      if (c < out_.uses.size()) ++out_.uses[c];
+      if (c >= out_.uses.size()) continue;
+      const uint64_t most = std::numeric_limits<uint32_t>::max();
+      out_.uses[c] = static_cast<uint32_t>(std::min(most, out_.uses[c] + times));
     }
   }
 
@@ -81,9 +85,15 @@ class checker {
     co_return outcome<void>{};
   }
 
+  // L1 tables name L2 tables, which are read later and once, however often they are named.
   task<outcome<void>> walk_l1(uint64_t offset, uint64_t entries, bool active) {
-    std::unordered_set<uint64_t> walked;
     use(offset, entries * 8, "L1 table");
+    // Tables do not overlap, so together they are no longer than the file.
+    l1_bytes_ += entries * 8;
+    if (l1_bytes_ > file_bytes_) {
+      broken("L1 tables that overlap");
+      co_return outcome<void>{};
+    }
     CO_TRY(const auto l1, co_await load(offset, entries * 8));
     for (uint64_t i = 0; i < entries; ++i) {
       auto e = qcow2::decode_l1_entry(g_, base::load_big<uint64_t>(l1, i * 8));
@@ -93,17 +103,24 @@ class checker {
       }
       if (e->l2_offset == 0) continue;
       use(e->l2_offset, g_.cluster_size(), "L2 table");
-      if (active && !walked.insert(e->l2_offset).second) {
+      named& t = tables_[e->l2_offset];
+      if (active && t.active) {
         broken("an L2 table named twice");
         continue;
       }
+      ++t.times;
+      t.active = t.active || active;
       if (active) flagged_.push_back({e->l2_offset, e->copied});
-      CO_CHECK(co_await walk_l2(e->l2_offset, active));
     }
     co_return outcome<void>{};
   }
 
-  task<outcome<void>> walk_l2(uint64_t offset, bool active) {
+  task<outcome<void>> walk_tables() {
+    for (const auto& [offset, t] : tables_) CO_CHECK(co_await walk_l2(offset, t.active, t.times));
+    co_return outcome<void>{};
+  }
+
+  task<outcome<void>> walk_l2(uint64_t offset, bool active, uint64_t times) {
     CO_TRY(const auto table, co_await load(offset, g_.cluster_size()));
     for (uint32_t i = 0; i < g_.l2_entries(); ++i) {
       auto m = qcow2::decode_l2_entry(g_, header_.version, qcow2::load_l2_entry(g_, table, i));
@@ -113,7 +130,7 @@ class checker {
       }
       if (m->host_offset == 0) continue;
       use(m->host_offset, m->is_compressed() ? m->compressed_bytes : g_.cluster_size(),
-          "data cluster");
+          "data cluster", times);
       if (active && !m->is_compressed()) flagged_.push_back({m->host_offset, m->copied});
     }
     co_return outcome<void>{};
@@ -157,6 +174,7 @@ class checker {
               " and " + std::to_string(out_.uses[c]) + " references");
       }
       if (stored_[c] > out_.uses[c]) ++out_.leaks;
+      if (stored_[c] != 0 && out_.uses[c] == 0) out_.unused.push_back(c);
     }
     for (const auto& [offset, copied] : flagged_) {
       const uint64_t c = g_.cluster_index(offset);
@@ -167,6 +185,10 @@ class checker {
     co_return outcome<void>{};
   }
 
+  struct named {
+    uint64_t times = 0;
+    bool active = false;
+  };
   struct flagged {
     uint64_t offset;
     bool copied;
@@ -176,6 +198,8 @@ class checker {
   const qcow2::header header_;
   const geometry g_;
   image_check out_;
+  std::map<uint64_t, named> tables_;  // L2 tables by offset
+  uint64_t l1_bytes_ = 0;
   std::vector<uint64_t> blocks_;
   std::vector<uint64_t> stored_;
   std::vector<flagged> flagged_;

@@ -18,6 +18,7 @@ struct image_check {
   uint64_t leaks = 0;                 // clusters that nobody uses: only space is lost
   std::vector<std::string> messages;  // the first few
   std::vector<uint32_t> uses;         // by host cluster: how many references there are
+  std::vector<uint64_t> unused;       // counted clusters without any reference, ascending
   bool damaged = false;               // a table or an entry is broken: refcounts cannot repair that
 };
 

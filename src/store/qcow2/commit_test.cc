@@ -63,6 +63,7 @@ class scripted_files final : public rt::file_system {
     TRY(auto inner, rt::open_file(path, options));
     return std::unique_ptr<rt::file>(std::make_unique<scripted_file>(std::move(inner), script_));
   }
+  void remove(const std::string& path) noexcept override { rt::os_files().remove(path); }
 
  private:
   script& script_;
@@ -89,6 +90,22 @@ class commits : public image_test {
   script script_;
   scripted_files files_{script_};
 };
+
+TEST_F(commits, a_file_that_could_not_be_made_is_gone) {
+  script_.fail_write_errno = ENOSPC;
+  script_.fail_writes_from = 0;
+  new_change_file what;
+  what.size_bytes = 64 << 20;
+  const auto f = wait(change_file::create(files_, path("x.qcow2"), what));
+  ASSERT_FALSE(f);
+  EXPECT_EQ(f.error().code, errc::nospc);
+  EXPECT_FALSE(std::filesystem::exists(path("x.qcow2")));
+  script_.fail_write_errno = 0;
+  make();
+  EXPECT_FALSE(wait(change_file::create(files_, path("x.qcow2"), what)));
+  EXPECT_TRUE(std::filesystem::exists(path("x.qcow2"))) << "somebody else's file";
+  close();
+}
 
 TEST_F(commits, write_in_the_order_that_survives_a_crash) {
   make();

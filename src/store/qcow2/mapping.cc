@@ -135,20 +135,37 @@ task<result<void>> change_file::read_cluster(cluster_mapping m, base::bytes_span
   co_return tell(qcow2::decompress_cluster(type, packed.span(), to));
 }
 
+// Where an image may be written, a place may come to hold something else.
+unpacked_clusters* change_file::unpacked_here() {
+  const unsigned index = rt::reactor::current().index();
+  if (writable_ || index >= unpacked_.size() || g_.cluster_size() > most_kept_cluster_bytes)
+    return nullptr;
+  if (!unpacked_[index]) unpacked_[index] = std::make_unique<unpacked_clusters>();
+  return unpacked_[index].get();
+}
+
 task<result<void>> change_file::read_opaque(uint64_t offset, segments to) {
   uint64_t left = block::total_bytes(to);
   uint64_t done = 0;
-  rt::buffer cluster(g_.cluster_size());
   while (left > 0) {
     const uint64_t at = offset + done;
     const uint64_t inside = g_.offset_in_cluster(at);
     const uint64_t n = std::min(left, g_.cluster_size() - inside);
     auto work = [this, at] { return mapping_of(at); };
     CO_TRY(const cluster_mapping m, co_await rt::call_on(home_, work));
-    std::fill(cluster.span().begin(), cluster.span().end(), std::byte{0});
-    CO_CHECK(co_await read_cluster(m, cluster.span()));
     block::segment_list part(to, done, n);
-    block::copy_to(part.view(), cluster.span().subspan(inside, n));
+    unpacked_clusters* kept = m.is_compressed() ? unpacked_here() : nullptr;
+    base::bytes_view found;
+    if (kept != nullptr) found = kept->find(m.host_offset);
+    if (!found.empty()) {
+      block::copy_to(part.view(), found.subspan(inside, n));
+    } else {
+      rt::buffer cluster(g_.cluster_size());
+      std::fill(cluster.span().begin(), cluster.span().end(), std::byte{0});
+      CO_CHECK(co_await read_cluster(m, cluster.span()));
+      block::copy_to(part.view(), cluster.span().subspan(inside, n));
+      if (kept != nullptr) kept->keep(m.host_offset, std::move(cluster));
+    }
     done += n;
     left -= n;
   }

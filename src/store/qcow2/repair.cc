@@ -20,6 +20,8 @@ using rt::task;
 namespace {
 
 constexpr uint64_t fixed_bytes = qcow2::min_header_bytes_v3;
+// An image of so many clusters (32 GiB in clusters of 64 KiB) is walked through in a moment.
+constexpr uint64_t quickly_checked_clusters = uint64_t{512} << 10;
 
 failure cannot(const char* what, base::io_error e) {
   return {e.code, std::string("cannot ") + what + ": " + base::to_string(e.code)};
@@ -120,6 +122,40 @@ task<outcome<void>> rebuild(rt::file& file, qcow2::header& h) {
   co_return outcome<void>{};
 }
 
+// Counts 0 for clusters that nobody uses. A crash in the middle leaves some of them as they were.
+task<result<void>> release(rt::file& file, const qcow2::header& h,
+                           const std::vector<uint64_t>& unused) {
+  const geometry g = h.shape();
+  std::vector<std::byte> table(uint64_t{h.refcount_table_clusters} << g.cluster_bits);
+  CO_CHECK(co_await file.read_all(h.refcount_table_offset, table));
+  std::vector<std::byte> block(g.cluster_size());
+  for (size_t i = 0; i < unused.size();) {
+    const uint64_t index = g.refcount_table_index(unused[i]);
+    const uint64_t offset = base::load_big<uint64_t>(table, index * 8);
+    CO_CHECK(co_await file.read_all(offset, block));
+    for (; i < unused.size() && g.refcount_table_index(unused[i]) == index; ++i)
+      qcow2::store_refcount(block, g.refcount_order, g.refcount_block_index(unused[i]), 0);
+    CO_CHECK(co_await file.write_all(offset, block));
+  }
+  co_return co_await sync(file);
+}
+
+// Gives back what a crash has leaked, where looking for it takes no time and the image is sound. No
+// failure: a leak harms nobody.
+task<void> give_back_leaks(rt::file& file, const qcow2::header& h) {
+  const uint64_t bytes = file.info().size_bytes;
+  if (h.bitmaps || h.shape().clusters_for(bytes) > quickly_checked_clusters) co_return;
+  const auto check = co_await check_image(file, bytes);
+  if (!check || check->damaged || check->errors != 0 || check->unused.empty()) co_return;
+  const auto released = co_await release(file, h, check->unused);
+  const std::string what =
+      file.info().path + ": " + std::to_string(check->unused.size()) + " leaked clusters ";
+  if (released)
+    base::log_info("qcow2", what + "are free again");
+  else
+    base::log_warn("qcow2", what + "stay: " + base::to_string(released.error().code));
+}
+
 }  // namespace
 
 task<outcome<void>> make_writable(rt::file& file, qcow2::header& h) {
@@ -138,7 +174,10 @@ task<outcome<void>> make_writable(rt::file& file, qcow2::header& h) {
   const bool dirty = (h.incompatible & qcow2::feature_dirty) != 0;
   // A table made by another program may be too short; it grows now, when nobody is waiting.
   const bool too_short = h.refcount_table_clusters < needed;
-  if (!dirty && !too_short) co_return outcome<void>{};
+  if (!dirty && !too_short) {
+    co_await give_back_leaks(file, h);
+    co_return outcome<void>{};
+  }
   if (dirty) base::log_info("qcow2", file.info().path + ": rebuilding the refcounts");
   co_return co_await rebuild(file, h);
 }

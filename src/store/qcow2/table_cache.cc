@@ -67,6 +67,15 @@ table_block& table_cache::add(uint64_t offset, std::vector<std::byte> bytes) {
   return b;
 }
 
+void table_cache::forget(uint64_t offset) noexcept {
+  const auto found = blocks_.find(offset);
+  if (found == blocks_.end()) return;
+  const table_block& b = *found->second;
+  if (b.loading || b.committing || b.dirty_sectors != 0) return;
+  by_age_.erase(b.age);
+  blocks_.erase(found);
+}
+
 void table_cache::mark_dirty(table_block& block, uint64_t at, uint64_t length) {
   if (block.dirty_sectors == 0) dirty_blocks_.push_back(&block);
   for (uint64_t s = at / sector_bytes; s <= (at + length - 1) / sector_bytes; ++s) {

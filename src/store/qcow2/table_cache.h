@@ -50,6 +50,9 @@ class table_cache {
   bool holds(uint64_t offset) const { return blocks_.contains(offset); }
   // A new block with the given content, nothing of it dirty. REQUIRES: !holds(offset).
   table_block& add(uint64_t offset, std::vector<std::byte> bytes);
+  // The block's place will hold something else. Nothing happens to one that has changes or is being
+  // read.
+  void forget(uint64_t offset) noexcept;
   void mark_dirty(table_block& block, uint64_t at, uint64_t length);
 
   bool dirty() const noexcept { return !dirty_blocks_.empty(); }
