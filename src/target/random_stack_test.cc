@@ -48,11 +48,14 @@ class random_stack : public table_fixture {
     if (!wrong_.empty()) return wrong_;
     for (const uint32_t i : operations) {
       random_.seed(seed_ * 7919 + i);
+      if (i == spoiled_at_) spoil();
       operate(i);
       if (!wrong_.empty()) return "operation " + std::to_string(i) + ": " + wrong_;
     }
     return {};
   }
+  // A fault to be found: somebody else writes to the memory below, at this operation.
+  void spoil_at(uint32_t operation) { spoiled_at_ = operation; }
   const std::string& tables() const { return tables_; }
   const std::vector<std::string>& told() const { return told_; }
 
@@ -415,6 +418,13 @@ class random_stack : public table_fixture {
     if (!error.empty()) wrong_ = "reload: " + error;
   }
 
+  void spoil() {
+    for (const auto& [name, d] : sources_.more) {
+      if (!name.starts_with("/dev/mem")) continue;
+      EXPECT_EQ(write(*d.device, 0, std::string(disk_sectors * sector, '!')), errc::ok);
+    }
+  }
+
   // ---- Judging
 
   struct touched {
@@ -494,6 +504,7 @@ class random_stack : public table_fixture {
   std::vector<std::string> told_;
   std::vector<node> nodes_;
   uint64_t disks_ = 0, owned_ = 0, used_ = 0;
+  uint32_t spoiled_at_ = UINT32_MAX;
   bool somebody_fails_ = false;  // a flush reaches also what the top device does not show
   std::shared_ptr<block::block_device> top_;
   kinds what_;
@@ -531,6 +542,28 @@ void check(uint32_t seed, uint32_t count) {
   std::string story;
   for (const std::string& line : s.told()) story += line + "\n";
   ADD_FAILURE() << "seed " << seed << ": " << wrong << "\n" << s.tables() << story;
+}
+
+// The model is worth something only if it finds what is wrong.
+TEST(random_stack_model, finds_a_planted_fault) {
+  std::vector<uint32_t> operations;
+  for (uint32_t i = 0; i < 60; ++i) operations.push_back(i);
+  int found = 0;
+  for (uint32_t seed = 1; seed <= 50; ++seed) {
+    random_stack s(seed);
+    s.spoil_at(20);
+    found += s.play(operations).empty() ? 0 : 1;
+  }
+  EXPECT_GE(found, 35) << "of 50; some stacks keep hardly anything";
+}
+
+// And only if what it looks at is what it is meant to look at.
+TEST(random_stack_model, draws_every_kind_of_target) {
+  std::string all;
+  for (uint32_t seed = 1; seed <= 100; ++seed) all += random_stack(seed).tables();
+  for (const char* type : {"linear", "striped", "zero", "error", "delay", "flakey", "crypt",
+                           "multipath", "log-writes", "snapshot"})
+    EXPECT_NE(all.find(std::string(" ") + type + " "), std::string::npos) << type;
 }
 
 class random_stacks : public testing::TestWithParam<uint32_t> {};
