@@ -298,7 +298,7 @@ TEST_F(protocols, examples_of_the_documentation) {
   std::ifstream in(LBD_DOCS_DIR "/management.md");
   unsigned examples = 0;
   nlohmann::json answer;
-  for (std::string line; std::getline(in, line);) {
+  for (std::string line; std::getline(in, line) && line != "## The daemon";) {
     if (line.starts_with("--> ")) answer = ask_rpc(line.substr(4));
     if (!line.starts_with("<-- ")) continue;
     const auto shown = nlohmann::json::parse(line.substr(4));

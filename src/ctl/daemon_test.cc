@@ -248,5 +248,51 @@ TEST_F(methods, a_table_prints_what_loads_again) {
   EXPECT_EQ((*ask("device.remove_all", json::object()))->at("left"), 0);
 }
 
+class nobody final : public line_peer {
+ public:
+  bool notify(std::string) override { return false; }
+  void dismiss(std::string) override {}
+  bool is_gone() const override { return false; }
+  void on_end(std::function<void()>) override {}
+};
+
+// What an example shows is there; numbers may be others, and more members.
+void expect_shown(const json& shown, const json& real, const std::string& where) {
+  ASSERT_EQ(shown.is_number(), real.is_number()) << where;
+  if (shown.is_object()) {
+    for (const auto& [name, value] : shown.items()) {
+      ASSERT_TRUE(real.contains(name)) << where << "." << name << " in " << real;
+      expect_shown(value, real[name], where + "." + name);
+    }
+  } else if (shown.is_array()) {
+    ASSERT_TRUE(real.is_array() && shown.empty() == real.empty()) << where;
+    if (!shown.empty()) expect_shown(shown[0], real[0], where + "[0]");
+  } else if (!shown.is_number() && where.find("[0].name") == std::string::npos) {
+    EXPECT_EQ(shown, real) << where;
+  }
+}
+
+TEST_F(methods, examples_of_the_documentation) {
+  std::ifstream in(LBD_DOCS_DIR "/management.md");
+  rpc_handler rpc(daemon_->methods());
+  nobody peer;
+  unsigned examples = 0;
+  json answer;
+  std::string line;
+  while (std::getline(in, line) && line != "## The daemon") continue;
+  for (; std::getline(in, line);) {
+    if (line.starts_with("--> "))
+      answer = json::parse(runtime_->run_until(rpc.handle(line.substr(4), peer)).text);
+    if (!line.starts_with("<-- ")) continue;
+    ++examples;
+    const json shown = json::parse(line.substr(4));
+    expect_shown(shown, answer, "example " + shown["id"].dump());
+    if (shown.contains("error")) {
+      EXPECT_EQ(shown["error"], answer["error"]);
+    }
+  }
+  EXPECT_EQ(examples, 20u);
+}
+
 }  // namespace
 }  // namespace lbd::ctl
