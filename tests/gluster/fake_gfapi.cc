@@ -49,6 +49,7 @@ struct glfs {
   std::string volume, servers;
   bool initialised = false, late_option = false;
 };
+struct glfs_stat;  // nobody looks inside
 struct glfs_fd {
   glfs* fs = nullptr;
   std::shared_ptr<fake_file> file;
@@ -60,7 +61,7 @@ struct glfs_fd {
 
 namespace {
 
-using callback = void (*)(glfs_fd*, ssize_t, void*, void*, void*);
+using callback = void (*)(glfs_fd*, ssize_t, glfs_stat*, glfs_stat*, void*);
 
 struct state {
   std::mutex mutex;
@@ -292,7 +293,9 @@ int glfs_fstat(glfs_fd* fd, struct stat* to) {
   return 0;
 }
 
-int glfs_stat(glfs* fs, const char* path, struct stat* to) {
+// The library has a type of the same name.
+int stat_by_path(glfs* fs, const char* path, struct stat* to) __asm__("glfs_stat");
+int stat_by_path(glfs* fs, const char* path, struct stat* to) {
   if (refused("stat")) return -1;
   const std::lock_guard lock(the().mutex);
   const auto found = the().files.find(key(fs->volume, path));
@@ -351,7 +354,7 @@ dirent* glfs_readdirplus(glfs_fd* fd, struct stat* to) {
   std::strncpy(fd->entry.d_name, name.c_str(), sizeof fd->entry.d_name - 1);
   *to = {};
   if (name[0] != '.')
-    glfs_stat(fd->fs, name.c_str(), to);
+    stat_by_path(fd->fs, name.c_str(), to);
   else
     to->st_mode = S_IFDIR;
   errno = 0;

@@ -12,12 +12,12 @@
 
 struct dirent;
 
-namespace lbd::store {
-
 // The library's own objects.
 struct glfs;
 struct glfs_fd;
 struct glfs_stat;
+
+namespace lbd::store {
 
 // Called on a thread of the library, or inside the call that asked for it. `ret` is bytes or -1
 // with errno set in that thread.
