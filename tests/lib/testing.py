@@ -98,6 +98,16 @@ def accepts(address):
     return True
 
 
+def unmount_below(folder):
+    """Takes away what killed daemons have left mounted in a scratch folder."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
+        places = [line.split()[4] for line in table]
+    for place in places:
+        if place.startswith(f"{folder}/"):
+            command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+            subprocess.run([*command, place], capture_output=True, check=False)
+
+
 def _die_with_parent():
     """Runs in the child before exec: a test that is killed takes its servers with it."""
     pr_set_pdeathsig = 1
@@ -172,6 +182,7 @@ class Case(unittest.TestCase):
         # Directly under the system's temporary folder: Unix socket paths have to stay below 108 bytes.
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="lbd-test-"))
         self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.addCleanup(unmount_below, self.dir)
         self._log_count = 0
 
     def path(self, name):
