@@ -79,10 +79,10 @@ rt::task<base::outcome<rt::socket>> connect_and_ask(exchange& e) {
   CO_TRY(const rt::socket_address address, rt::socket_address::unix_path(e.path));
   auto connected = co_await rt::socket::connect(address);
   if (!connected)
-    co_return base::failure{connected.error().code,
-                            "no server answers at " + e.path + ": " +
-                                base::to_string(connected.error().code) +
-                                " (start one with lbd serve, or name another with --socket)"};
+    co_return base::failure{
+        connected.error().code,
+        "no server answers at " + e.path + ": " + base::to_string(connected.error().code) +
+            " (start one with lbd serve or lbd daemon, or name another with --socket)"};
   rt::socket s = *std::move(connected);
   const auto sent = co_await s.send_all(base::as_bytes(e.request));
   if (!sent) co_return broken(e, "does not take the request");

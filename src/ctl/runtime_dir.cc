@@ -167,8 +167,8 @@ base::outcome<std::string> find_socket(const std::string& given) {
   if (found.size() == 1) return found.front();
   if (found.empty())
     return failure{errc::noent, "no server runs here (looked in " + dir +
-                                    "): start one with lbd serve, or name its management socket "
-                                    "with --socket"};
+                                    "): start one with lbd serve or lbd daemon, or name its "
+                                    "management socket with --socket"};
   std::string list;
   for (const std::string& path : found) list += "\n  " + path;
   return failure{errc::inval, std::to_string(found.size()) +
