@@ -59,7 +59,9 @@ base::outcome<std::unique_ptr<stop_signals>> stop_signals::make() {
   sigemptyset(&both);
   sigaddset(&both, SIGTERM);
   sigaddset(&both, SIGINT);
+  // Their errors come with the call: EPIPE, and EFBIG for a file at the size limit.
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
   const int fd = ::signalfd(-1, &both, SFD_CLOEXEC | SFD_NONBLOCK);
   if (fd < 0 || ::sigprocmask(SIG_BLOCK, &both, nullptr) != 0)
     return failure{static_cast<errc>(errno),

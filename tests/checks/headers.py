@@ -17,10 +17,19 @@ import source
 FLAGS = ("-std=c++20", "-fsyntax-only", "-x", "c++", "-Wall", "-Wextra", "-Werror",
          "-Wno-pragma-once-outside-header", '-DLBD_VERSION="0"')
 
+# Libraries whose headers lie in folders of their own.
+PACKAGES = ("fuse3",)
 
-def compile_header(root, compiler, name):
+
+def package_flags():
+    done = subprocess.run(["pkg-config", "--cflags-only-I", *PACKAGES], capture_output=True, text=True,
+                          check=True)
+    return done.stdout.split()
+
+
+def compile_header(root, compiler, flags, name):
     """What the compiler says of a header on its own; empty when that is nothing."""
-    done = subprocess.run([compiler, *FLAGS, "-I", f"{root}/src", "-include", f"{root}/{name}", os.devnull],
+    done = subprocess.run([compiler, *FLAGS, *flags, "-I", f"{root}/src", "-include", f"{root}/{name}", os.devnull],
                           capture_output=True, text=True, check=False)
     return done.stderr if done.returncode != 0 else ""
 
@@ -36,8 +45,9 @@ def check(root, compiler):
     shown = {first_include(root, name) for name in files if name.endswith(".cc")}
     names = [name for name in files
              if name.endswith(".h") and name not in shown and not source.is_test(name)]
+    flags = package_flags()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        said = pool.map(lambda name: compile_header(root, compiler, name), names)
+        said = pool.map(lambda name: compile_header(root, compiler, flags, name), names)
     return [source.Finding(name, 0, f"does not compile by itself:\n{text}")
             for name, text in zip(names, said) if text]
 
