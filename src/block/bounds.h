@@ -30,6 +30,8 @@ inline constexpr unsigned requests_per_mount = 4096;
 inline constexpr uint64_t bytes_per_mount = uint64_t{256} << 20;
 // Layers of one stack.
 inline constexpr unsigned layers = 4000;
+// What all read-only layers of a stack together keep of their tables, about.
+inline constexpr uint64_t table_cache_bytes = uint64_t{256} << 20;
 // Bytes that are written at once where zeros or copies go through memory.
 inline constexpr size_t copy_chunk_bytes = size_t{1} << 20;
 // One line of a management protocol.

@@ -64,6 +64,12 @@ class opener {
   opener(rt::runtime& runtime, bool writable, bool lock_files, const std::atomic<bool>* abandoned)
       : runtime_(runtime), writable_(writable), lock_files_(lock_files), abandoned_(abandoned) {}
 
+  // So many layers below the top share what may be kept in memory of their tables.
+  void share_cache(size_t layers) noexcept {
+    const uint64_t most = block::bounds::table_cache_bytes;
+    cache_bytes_ = std::min(most / 32, most / std::max<uint64_t>(layers, 1));
+  }
+
   rt::task<outcome<open_layer>> open(uri::source from) {
     if (const auto* file = std::get_if<uri::file_source>(&from)) co_return open_file(*file);
     if (const auto* image = std::get_if<uri::qcow2_source>(&from)) {
@@ -96,6 +102,7 @@ class opener {
       co_return co_await open_gluster_change_file(runtime_, path, writable_);
     store::change_file_options options;
     options.writable = writable_;
+    if (!writable_) options.cache_bytes = cache_bytes_;
     CO_TRY(auto file, co_await store::change_file::open(rt::os_files(), path, options));
     open_layer out;
     out.kind = "qcow2";
@@ -143,10 +150,12 @@ class opener {
   rt::runtime& runtime_;
   const bool writable_, lock_files_;
   const std::atomic<bool>* const abandoned_;
+  uint64_t cache_bytes_ = 0;
 };
 
 rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_spec& spec,
-                                            bool writable, const std::atomic<bool>* abandoned) {
+                                            bool writable, size_t layers,
+                                            const std::atomic<bool>* abandoned) {
   if (abandoned != nullptr && abandoned->load(std::memory_order_relaxed))
     co_return failure{errc::canceled, "stopped while opening " + to_text(spec)};
   const bool is_change_file = spec.how == layer_option::expandable;
@@ -159,6 +168,7 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_sp
   // An image named as a source is somebody else's: never written.
   const bool foreign = std::holds_alternative<uri::qcow2_source>(*source) && !is_change_file;
   opener with(runtime, writable && !foreign, true, abandoned);
+  with.share_cache(layers);
   auto opened = co_await with.open(*std::move(source));
   if (!opened) {
     failure why = opened.error();
@@ -227,8 +237,8 @@ rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
   CO_TRY(const bool make_top, co_await makes_top(runtime, spec, mode));
   for (size_t i = spec.layers.size(); i-- > (make_top ? 1u : 0u);) {
     co_await rt::yield_now{};  // thousands of layers: a signal to stop is heard between them
-    auto opened =
-        co_await open_layer_at(runtime, spec.layers[i], i == mode.writable, mode.abandoned);
+    auto opened = co_await open_layer_at(runtime, spec.layers[i], i == mode.writable,
+                                         spec.layers.size(), mode.abandoned);
     if (!opened) co_return opened.error();
     out.layers.insert(out.layers.begin(), *std::move(opened));
   }

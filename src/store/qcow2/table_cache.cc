@@ -11,7 +11,7 @@ using base::result;
 using rt::task;
 
 namespace {
-constexpr uint64_t least_blocks = 8;
+constexpr uint64_t least_blocks = 2;
 }
 
 table_cache::table_cache(rt::file& file, uint64_t block_bytes, uint64_t most_bytes)
