@@ -149,13 +149,13 @@ class own_folder {
   std::string path_;
 };
 
-// What the terminal sends to the program as well: the daemon outlives it. The program gets these
-// signals as they came to this process.
-class terminal_signals {
+// What this process ignores: the daemon outlives what the terminal sends to the program as well,
+// and sees the other two as errors. The program gets these signals as they came to this process.
+class ignored_signals {
  public:
-  terminal_signals() {
+  ignored_signals() {
     ::sigemptyset(&ours_);
-    for (const int number : {SIGHUP, SIGQUIT})
+    for (const int number : {SIGHUP, SIGQUIT, SIGPIPE, SIGXFSZ})
       if (::signal(number, SIG_IGN) != SIG_IGN) ::sigaddset(&ours_, number);
   }
   const sigset_t& ours() const { return ours_; }
@@ -166,7 +166,7 @@ class terminal_signals {
 
 // The second `lbd run`.
 outcome<pid_t> start_inner(const std::string& socket, const run_command& what,
-                           const terminal_signals& ignored) {
+                           const ignored_signals& ignored) {
   std::vector<std::string> words = {"lbd", "run", "--socket", socket};
   for (const std::string& disk : what.disks) {
     words.push_back("--disk");
@@ -212,7 +212,7 @@ rt::task<outcome<int>> wait_for(pid_t pid) {
 }
 
 rt::task<outcome<int>> run_alone(rt::runtime& runtime, const run_command& what,
-                                 stop_signals& signals, const terminal_signals& ignored) {
+                                 stop_signals& signals, const ignored_signals& ignored) {
   CO_TRY(const own_folder folder, own_folder::make());
   daemon_places places{folder.path(), state_dir(current_environment())};
   CO_CHECK(prepare_state_dir(places.state_folder));
@@ -237,7 +237,7 @@ rt::task<outcome<int>> run_alone(rt::runtime& runtime, const run_command& what,
 
 int run_with_own_daemon(const run_command& what) {
   base::set_log_level(what.log_level);
-  const terminal_signals ignored;
+  const ignored_signals ignored;  // before stop_signals, which ignores some of them
   auto signals = stop_signals::make();
   if (!signals) return fail("run", signals.error());
   const auto runtime = rt::runtime::start({});
