@@ -10,18 +10,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "block/target.h"
 #include "ctl/client.h"
 #include "ctl/daemon.h"
 #include "ctl/process.h"
 #include "ctl/program.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
+#include "export/fuse/mount_point.h"
 
 extern char** environ;
 
@@ -132,6 +135,7 @@ class own_folder {
     const runtime_environment env = current_environment();
     const std::string dir = runtime_dir(env);
     CHECK(prepare_runtime_dir(dir, env.uid));
+    remove_leftovers(dir);
     own_folder made(dir + "/run-" + std::to_string(::getpid()));
     CHECK(prepare_runtime_dir(made.path_, env.uid));
     return made;
@@ -146,6 +150,23 @@ class own_folder {
 
  private:
   explicit own_folder(std::string path) : path_(std::move(path)) {}
+
+  // Folders of processes that were killed, and what they have left mounted there.
+  static void remove_leftovers(const std::string& dir) {
+    std::error_code error;
+    for (const auto& e : fs::directory_iterator(dir, error)) {
+      const std::string name = e.path().filename();
+      if (!name.starts_with("run-")) continue;
+      const std::string number = name.substr(4);
+      const auto pid = block::parse_u32(number);
+      if (!pid || *pid == 0 || *pid > INT_MAX) continue;
+      const auto process = static_cast<pid_t>(*pid);
+      if (process != ::getpid() && (::kill(process, 0) == 0 || errno != ESRCH)) continue;
+      const auto dropped = fuse::drop_dead_mount(e.path() / ("mount-" + number));
+      if (dropped || dropped.error().code == errc::noent) fs::remove_all(e.path(), error);
+    }
+  }
+
   std::string path_;
 };
 

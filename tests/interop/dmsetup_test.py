@@ -231,6 +231,27 @@ class Programs(Dm):
         process.signal(signal.SIGTERM)
         self.assertEqual(process.wait(), 5)
 
+    def test_other_signals_are_as_they_were(self):
+        def ignored(text):
+            return int(text.split()[1], 16) & 0x7fffffff  # those above are the C library's own
+
+        script = "grep SigIgn /proc/self/status"
+        self.assertEqual(ignored(self.sh(script)), ignored(self.run_ok("sh", "-c", script).stdout))
+        self.assertEqual(self.sh("yes | head -1"), "y\n")
+
+    def test_what_a_killed_one_has_left_is_taken_away(self):
+        def left():
+            return list(pathlib.Path(self.env["LBD_RUNTIME_DIR"]).glob("run-*"))
+
+        marker = self.path("started")
+        process = self.start(self.argv("sh", "-c", f"touch {marker}; outer=$PPID; "
+                                                   "while kill -0 $outer; do sleep 0.05; done"),
+                             env=self.env, ready=lambda: os.path.exists(marker))
+        process.kill()
+        self.assertEqual(len(left()), 1)
+        self.sh("true")
+        self.assertEqual(left(), [])
+
     def test_programs_that_nothing_can_be_loaded_into_are_refused(self):
         static = next((p for p in ("/usr/sbin/ldconfig", "/sbin/ldconfig") if os.path.exists(p)), None)
         if static:
