@@ -26,6 +26,9 @@ class source_disks final : public disk_directory {
     return sources_.number_of(path);
   }
   outcome<std::string> path_of(block::device_number number) override {
+    // The host's block devices are its kernel's to show.
+    if (number.major < first_source_major)
+      return failure{static_cast<errc>(ENXIO), "no file has the number " + number.text()};
     TRY(std::string source, sources_.source_of(number));
     if (!source.starts_with("/")) return failure{errc::inval, "'" + source + "' is no file"};
     return source;

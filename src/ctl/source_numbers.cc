@@ -14,7 +14,7 @@ using base::errc;
 using base::failure;
 using base::outcome;
 
-constexpr uint32_t minors = 1u << 20, first_major = 512, majors = 1u << 12;
+constexpr uint32_t minors = 1u << 20, majors = 1u << 12;
 
 std::string escape(const std::string& text) {
   std::string out;
@@ -44,7 +44,7 @@ std::optional<std::pair<device_number, std::string>> parse_line(const std::strin
   if (major.ec != std::errc{} || major.ptr == end || *major.ptr != ':') return std::nullopt;
   const auto minor = std::from_chars(major.ptr + 1, end, n.minor);
   if (minor.ec != std::errc{} || minor.ptr == end || *minor.ptr != ' ') return std::nullopt;
-  if (n.major < first_major || n.major >= majors || n.minor >= minors) return std::nullopt;
+  if (n.major < first_source_major || n.major >= majors || n.minor >= minors) return std::nullopt;
   std::string source = unescape(std::string(minor.ptr + 1, end));
   if (source.empty()) return std::nullopt;
   return std::pair{n, std::move(source)};
@@ -151,7 +151,7 @@ outcome<device_number> source_numbers::number_of(const std::string& source) {
 
 std::optional<std::string> source_numbers::find(device_number number) {
   if (const auto found = by_number_.find(number); found != by_number_.end()) return found->second;
-  if (number.major < first_major) return std::nullopt;
+  if (number.major < first_source_major) return std::nullopt;
   // Another daemon may have given it since.
   const file_lock locked(fd_);
   if (!read_on()) return std::nullopt;

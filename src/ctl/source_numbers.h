@@ -20,6 +20,9 @@ namespace lbd::ctl {
 
 using block::device_number;
 
+// Below it are the numbers of block devices.
+constexpr uint32_t first_source_major = 512;
+
 class source_numbers {
  public:
   // Opens the file, or makes it. Errors name the file, the line and the remedy.
@@ -47,7 +50,7 @@ class source_numbers {
   const int fd_;
   uint64_t read_bytes_ = 0;
   uint64_t lines_ = 0;
-  device_number next_{512, 0};
+  device_number next_{first_source_major, 0};
   std::map<std::string, device_number> by_source_;
   std::map<device_number, std::string> by_number_;
 };
