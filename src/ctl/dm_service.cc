@@ -31,6 +31,8 @@ class source_disks final : public disk_directory {
       return failure{static_cast<errc>(ENXIO), "no file has the number " + number.text()};
     TRY(std::string source, sources_.source_of(number));
     if (!source.starts_with("/")) return failure{errc::inval, "'" + source + "' is no file"};
+    if (sources_.refuses(source))
+      return failure{static_cast<errc>(ENXIO), "'" + source + "' is hidden by a mounted folder"};
     return source;
   }
 

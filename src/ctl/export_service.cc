@@ -80,7 +80,11 @@ export_service::info export_service::describe(const place& at, const one& e) con
 // where the host lacks the other's protocol, but none may be taken.
 outcome<void> export_service::listen(place& at) {
   if (at.address.starts_with(unix_prefix)) {
-    TRY(const auto address, rt::socket_address::unix_path(at.address.substr(unix_prefix.size())));
+    const std::string path = at.address.substr(unix_prefix.size());
+    if (daemon_.sources().refuses(path))
+      return failure{errc::inval,
+                     "'" + path + "' lies in a folder that this daemon shows its devices in"};
+    TRY(const auto address, rt::socket_address::unix_path(path));
     CHECK(at.server.listen(address));
     return {};
   }

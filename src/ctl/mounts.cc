@@ -98,7 +98,12 @@ void mounts::hear(const stack::device_event& e) {
 
 rt::task<outcome<std::string>> mounts::add(std::string folder, fuse::mount_options how) {
   if (closing_) co_return failure{errc::shutdown, "the daemon is shutting down"};
+  // From the moment of mounting this thread must not go there.
+  std::error_code error;
+  const fs::path coming = leads_inside(folder) ? fs::path() : fs::canonical(folder, error);
+  const auto mark = coming_.insert(coming.native());
   auto started = co_await fuse::mount::start(daemon_.runtime(), catalog_, std::move(folder), how);
+  coming_.erase(mark);
   if (!started) co_return started.error();
   std::shared_ptr<fuse::mount> m = *std::move(started);
   m->on_end([this, which = m.get()] { ended(which); });
@@ -190,6 +195,7 @@ bool mounts::leads_inside(const std::string& path) const {
       done /= next;
     for (const auto& m : mounts_)
       if (done == m->folder()) return true;
+    if (coming_.contains(done.native())) return true;
     std::error_code error;
     const fs::path target = fs::read_symlink(done, error);
     if (error) continue;  // no link, or nothing

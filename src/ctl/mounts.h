@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -77,6 +78,7 @@ class mounts final : public service {
   daemon& daemon_;
   device_catalog catalog_;
   std::vector<std::shared_ptr<fuse::mount>> mounts_;
+  std::multiset<std::string> coming_;  // folders that are being mounted
   std::string private_;
   rt::mutex making_private_;
   bool closing_ = false;

@@ -132,7 +132,7 @@ source_registry::~source_registry() = default;
 outcome<source_registry::identity> source_registry::identify_file(uri::file_source file) {
   if (!file.path.starts_with('/'))
     return failure{errc::nodev, "'" + file.path + "' is a relative path: begin it with /"};
-  if (is_refused_ && is_refused_(file.path))
+  if (refuses(file.path))
     return failure{errc::nodev, "'" + file.path +
                                     "' lies in a folder that this daemon shows its devices in: "
                                     "give the device's name"};
@@ -171,6 +171,13 @@ outcome<source_registry::identity> source_registry::identify(const std::string& 
   if (auto* file = std::get_if<uri::file_source>(&*parsed)) return identify_file(std::move(*file));
   identity out;
   out.source = *std::move(parsed);
+  if (const auto* server = std::get_if<uri::nbd_source>(&out.source)) {
+    std::error_code error;
+    const auto path = std::filesystem::absolute(server->socket_path, error);
+    if (!server->socket_path.empty() && (error || refuses(path)))
+      return failure{errc::nodev, "'" + server->socket_path +
+                                      "' lies in a folder that this daemon shows its devices in"};
+  }
   if (auto* image = std::get_if<uri::qcow2_source>(&out.source)) {
     TRY(const identity file, identify_file({image->path, false}));
     image->path = std::get<uri::file_source>(file.source).path;

@@ -52,6 +52,7 @@ class source_registry final : public stack::source_opener {
   void refuse_paths(std::function<bool(const std::string& path)> is_refused) {
     is_refused_ = std::move(is_refused);
   }
+  bool refuses(const std::string& path) const { return is_refused_ && is_refused_(path); }
 
   // Why the last open() failed, for people; forgotten by this call. (A table's error text is the
   // target's.)

@@ -272,6 +272,24 @@ class Control(Mounts):
             self.assertIn("give the device's name", refused.stderr)
         self.device("top", "0 8 linear /dev/mapper/disk 0")
 
+    def test_sockets_do_not_lead_into_the_folder(self):
+        self.memory("disk", MIB)
+        inside = os.path.join(self.folder, "socket")
+        refused = self.lbd_fails("export", "disk", "--nbd", f"unix:{inside}")
+        self.assertIn("shows its devices in", refused.stderr)
+        refused = self.lbd_fails("device", "create", "top", "--table", f"0 8 linear nbd+unix:///?socket={inside} 0")
+        self.assertIn("shows its devices in", refused.stderr)
+
+    def test_a_folder_over_a_disk_file_hides_it(self):
+        os.mkdir(self.path("over"))
+        disk = self.path("over/disk.img")
+        pathlib.Path(disk).write_bytes(bytes(MIB))
+        self.assertIn("disk.img", self.lbd("run", "--disk", disk, "--", "ls", "/sys/block").stdout)
+        self.lbd("mount", self.path("over"))
+        self.assertNotIn("disk.img", self.lbd("run", "--", "ls", "/sys/block").stdout)
+        self.lbd("mount", "--unmount", self.path("over"))
+        self.assertIn("disk.img", self.lbd("run", "--", "ls", "/sys/block").stdout)
+
 
 class Ends(Mounts):
 
