@@ -103,7 +103,9 @@ task<void> reader::run() {
 }
 
 task<bool> reader::settle() {
-  while (reading_ && !stopping_ && has_room()) {
+  // No more than there can have been before the call: programs that go on asking must not keep it.
+  for (unsigned taken = 0; taken < block::bounds::requests_per_mount; ++taken) {
+    if (!reading_ || stopping_ || !has_room()) break;
     const int n = receive();
     if (n > 0)
       take(static_cast<size_t>(n));
