@@ -72,7 +72,7 @@ base::outcome<std::unique_ptr<stop_signals>> stop_signals::make() {
 stop_signals::~stop_signals() { ::close(fd_); }
 
 rt::task<int> stop_signals::wait() {
-  while (true) {
+  while (!canceled_) {
     readable waiting(*this);
     const bool readable_now = co_await waiting;
     if (!readable_now) co_return 0;
@@ -80,9 +80,11 @@ rt::task<int> stop_signals::wait() {
     if (::read(fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info))
       co_return static_cast<int>(info.ssi_signo);
   }
+  co_return 0;
 }
 
 void stop_signals::cancel() {
+  canceled_ = true;  // the wait may have ended already
   if (waiting_ != nullptr) rt::reactor::current().cancel(*waiting_);
 }
 

@@ -21,7 +21,7 @@ class stop_signals {
   stop_signals(const stop_signals&) = delete;
   stop_signals& operator=(const stop_signals&) = delete;
 
-  // Returns the number of a signal that came, or 0 after cancel(). One waiter at a time.
+  // Returns the number of a signal that came, or 0 after cancel(), for good. One waiter at a time.
   rt::task<int> wait();
   void cancel();
 
@@ -30,6 +30,7 @@ class stop_signals {
   class readable;
   const int fd_;
   rt::io_request* waiting_ = nullptr;
+  bool canceled_ = false;
 };
 
 // Tells the service manager (NOTIFY_SOCKET), if there is one: "READY=1", "STOPPING=1".
