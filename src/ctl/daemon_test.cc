@@ -81,6 +81,18 @@ TEST(source_numbers, a_line_that_a_crash_cut_off_is_forgotten_and_a_wrong_one_is
   EXPECT_EQ(wrong("4095:1048575 /a\n"), "");
 }
 
+TEST(source_numbers, a_file_that_becomes_shorter_is_told) {
+  const scratch dir;
+  const auto numbers = *source_numbers::open(dir / "sources");
+  EXPECT_EQ(numbers->number_of("/one")->text(), "512:0");
+  write(dir / "sources", "");
+  const auto another = numbers->number_of("/two");
+  ASSERT_FALSE(another);
+  EXPECT_THAT(another.error().message, HasSubstr("has become shorter: restart the daemon"));
+  EXPECT_EQ(numbers->find({512, 1}), std::nullopt);
+  EXPECT_EQ(numbers->number_of("/one")->text(), "512:0") << "known already";
+}
+
 class registry : public testing::Test {
  protected:
   base::outcome<block::opened_device> open(const std::string& source, bool writable = true) {

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -66,6 +67,7 @@ class source_numbers::file_lock {
   }
   file_lock(const file_lock&) = delete;
   file_lock& operator=(const file_lock&) = delete;
+  bool held() const { return held_; }
 
  private:
   const int fd_;
@@ -87,7 +89,9 @@ outcome<std::unique_ptr<source_numbers>> source_numbers::open(const std::string&
   }
   std::unique_ptr<source_numbers> out(new source_numbers(path, fd));
   const file_lock locked(fd);
+  if (!locked.held()) return out->failed("lock");
   CHECK(out->read_on());
+  CHECK(out->keep_name());
   return out;
 }
 
@@ -110,7 +114,22 @@ outcome<void> source_numbers::take_line(const std::string& line) {
   return {};
 }
 
+// The file itself survives a crash.
+outcome<void> source_numbers::keep_name() const {
+  const std::string folder = path_.substr(0, path_.rfind('/') + 1) + ".";
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool kept = fd >= 0 && ::fsync(fd) == 0;
+  const failure why = failed("keep");
+  if (fd >= 0) ::close(fd);
+  if (!kept) return why;
+  return {};
+}
+
 outcome<void> source_numbers::read_on() {
+  struct stat st {};
+  if (::fstat(fd_, &st) != 0) return failed("read");
+  if (static_cast<uint64_t>(st.st_size) < read_bytes_)
+    return failure{errc::inval, "'" + path_ + "' has become shorter: restart the daemon"};
   std::string text;
   char part[65536];
   for (;;) {
@@ -140,13 +159,15 @@ outcome<void> source_numbers::append(const std::string& line) {
 outcome<device_number> source_numbers::number_of(const std::string& source) {
   if (const auto found = by_source_.find(source); found != by_source_.end()) return found->second;
   const file_lock locked(fd_);
+  if (!locked.held()) return failed("lock");
   CHECK(read_on());
   if (const auto found = by_source_.find(source); found != by_source_.end()) return found->second;
   if (next_.major >= majors)
     return failure{errc::nospc, "no more numbers for sources in '" + path_ + "'"};
   CHECK(append(next_.text() + " " + escape(source) + "\n"));
   CHECK(read_on());
-  return by_source_.at(source);
+  if (const auto found = by_source_.find(source); found != by_source_.end()) return found->second;
+  return failure{errc::io, "'" + path_ + "' does not hold what was written: restart the daemon"};
 }
 
 std::optional<std::string> source_numbers::find(device_number number) {
@@ -154,7 +175,7 @@ std::optional<std::string> source_numbers::find(device_number number) {
   if (number.major < first_source_major) return std::nullopt;
   // Another daemon may have given it since.
   const file_lock locked(fd_);
-  if (!read_on()) return std::nullopt;
+  if (!locked.held() || !read_on()) return std::nullopt;
   const auto found = by_number_.find(number);
   return found == by_number_.end() ? std::nullopt : std::optional(found->second);
 }

@@ -42,6 +42,7 @@ class source_numbers {
   source_numbers(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   // Takes in what stands in the file beyond what was read before. REQUIRES: the file is locked.
   base::outcome<void> read_on();
+  base::outcome<void> keep_name() const;
   base::outcome<void> take_line(const std::string& line);
   base::outcome<void> append(const std::string& line);
   base::failure failed(const char* what) const;
