@@ -238,6 +238,8 @@ TEST_F(methods, a_device_that_cannot_start_does_not_stay) {
 }
 
 TEST_F(methods, refuse_what_they_do_not_know) {
+  const json far = {{"name", "d"}, {"table", "0 8 zero"}, {"directory", std::string(5000, '/')}};
+  EXPECT_EQ(ask("device.create", far).error().message, "directory is too long");
   for (const json& params :
        {json::object(), json{{"name", "a"}, {"number", "253:0"}}, json{{"name", 3}},
         json{{"number", "253"}}, json{{"name", "a"}, {"what", 1}}, json::array({1})}) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/device_params.h"
 
+#include <linux/limits.h>
+
 #include <nlohmann/json.hpp>
 
 #include "ctl/table_text.h"
@@ -30,9 +32,13 @@ stack::device_key read_key(rpc_params& from) {
 table_params read_table(rpc_params& from) {
   table_params out;
   out.read_only = from.flag("read_only");
-  const std::string directory = from.text("directory");
+  std::string directory = from.text("directory");
   if (!directory.empty() && !directory.starts_with('/'))
     from.refuse("directory must be an absolute path");
+  if (directory.size() > PATH_MAX) {
+    from.refuse("directory is too long");
+    directory.clear();  // each line would have it
+  }
   auto lines = parse_table(from.text("table"), false);
   if (lines)
     out.lines = *std::move(lines);

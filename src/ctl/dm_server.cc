@@ -164,7 +164,9 @@ task<void> dm_server::notice_end(connection_ptr c) {
 
 task<dm_answer> dm_server::run_ioctl(connection_ptr c) {
   const size_t end = c->text().find('\0');
-  if (end == std::string_view::npos) co_return dm_answer{EINVAL, {}};
+  // The directory is kept with each line of a table.
+  if (end == std::string_view::npos || end > face::largest_path_bytes)
+    co_return dm_answer{EINVAL, {}};
   dm_caller caller{std::string(c->text().substr(0, end)), &c->waiting};
   std::vector<std::byte> buffer(c->bytes.begin() + static_cast<ptrdiff_t>(end) + 1, c->bytes.end());
   std::fill(c->bytes.begin(), c->bytes.end(), std::byte{});
