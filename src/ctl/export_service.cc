@@ -225,10 +225,10 @@ void export_service::look_for_leaving() {
 task<void> export_service::leave(place* at, one* e) {
   {
     const auto held = co_await changing_.lock();
-    // It may have been removed while this waited.
+    // It may have been removed while this waited, and another be where it was.
     bool there = false;
     for (place& p : places_)
-      for (one& other : p.exports) there = there || &other == e;
+      for (one& other : p.exports) there = there || (&p == at && &other == e && other.leaving);
     if (there) co_await remove_one(at, e);
   }
   if (--leaving_ == 0) left_.set();
