@@ -112,7 +112,10 @@ task<outcome<void>> session::stop(bool in_use) {
     std::function<outcome<void>()> politely = [this] { return unmount(folder_, false); };
     const outcome<void> done = *co_await rt::run_blocking(worker_, std::move(politely), 0);
     stopping_ = done || ended_;
-    if (!stopping_) co_return done;
+    if (!stopping_) {
+      for (const uint64_t id : std::exchange(missed_, {})) changed(id);
+      co_return done;
+    }
   }
   // What the worker tells the kernel may wait for requests to be answered: it goes last but one.
   for (const auto& r : readers_) {
@@ -165,7 +168,11 @@ void session::ended() {
 }
 
 void session::changed(uint64_t id) {
-  if (!ended_ && !stopping_ && is_open(id)) rt::spawn(forget_cached(id));
+  if (ended_ || !is_open(id)) return;
+  if (stopping_)
+    missed_.insert(id);
+  else
+    rt::spawn(forget_cached(id));
 }
 
 task<void> session::forget_cached(uint64_t id) {

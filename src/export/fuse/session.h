@@ -6,6 +6,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -114,6 +115,7 @@ class session {
   std::vector<std::unique_ptr<listing>> listings_;
   // Unmounted by whomever; this side is about to end, has ended.
   bool ended_ = false, stopping_ = false, stopped_ = false;
+  std::set<uint64_t> missed_;  // devices that have changed while it was stopping
   rt::mutex stop_lock_;
   std::function<void()> told_end_;
   // Mounts, unmounts, and tells the kernel what to forget: that waits for pages which are being
