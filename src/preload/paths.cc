@@ -78,15 +78,17 @@ void normalize(char* path) {
   *out = '\0';
 }
 
+// The path of an open folder, or of the current one.
+bool path_of_folder(int directory, path_buffer& out) {
+  const errno_keeper keep;
+  if (directory != AT_FDCWD) return path_of_fd(directory, out) && out[0] == '/';
+  return syscall(SYS_getcwd, out, sizeof out) > 0 && out[0] == '/';
+}
+
 bool make_absolute(int directory, const char* path, path_buffer& out) {
   size_t used = 0;
   if (path[0] != '/') {
-    const errno_keeper keep;
-    if (directory == AT_FDCWD) {
-      if (syscall(SYS_getcwd, out, sizeof out) <= 0 || out[0] != '/') return false;
-    } else if (!path_of_fd(directory, out) || out[0] != '/') {
-      return false;
-    }
+    if (!path_of_folder(directory, out)) return false;
     used = strlen(out);
     if (used + 1 >= sizeof out) return false;
     out[used++] = '/';
@@ -116,6 +118,20 @@ bool is_claimed(const char* absolute) {
            strcmp(absolute, "/proc/partitions") == 0;
   return strcmp(absolute, "/run/udev/control") == 0 ||
          strncmp(absolute, "/run/udev/data/b", 16) == 0;
+}
+
+// Nothing of LBD's lies there: then the kernel has to see the path as it came, for it follows links
+// before it goes up by "..". But a file of the daemon's folder has to be the kernel's.
+bool is_elsewhere(int directory, const char* path, const char* absolute) {
+  if (is_device_path(absolute)) return false;
+  const errno_keeper keep;
+  found n;
+  if (look_up(absolute, n) != 0 || n.facts.kind != face::node_elsewhere) return false;
+  const char* view = current().view;
+  if (view[0] == '\0') return true;
+  if (path[0] == '/') return below(path, view) == nullptr;
+  path_buffer folder;
+  return path_of_folder(directory, folder) && below(folder, view) == nullptr;
 }
 
 }  // namespace
@@ -180,7 +196,8 @@ bool claims(int directory, const char* path, path_buffer& absolute) {
   if (path[0] == '/' && path[1] != '/' && path[1] != '.' && path[1] != 'd' && path[1] != 's' &&
       path[1] != 'p' && path[1] != 'r' && below(path, current().view) == nullptr)
     return false;
-  return make_absolute(directory, path, absolute) && is_claimed(absolute);
+  return make_absolute(directory, path, absolute) && is_claimed(absolute) &&
+         !is_elsewhere(directory, path, absolute);
 }
 
 bool follow_to_claimed(int directory, const char* path, path_buffer& absolute) {

@@ -87,7 +87,7 @@ const settings& current();
 
 // --- paths.cc
 
-// The path, made absolute and without "." and "..", if what lies there may be LBD's affair. A path
+// The path, made absolute and without "." and "..", if what lies there is LBD's affair. A path
 // below the daemon's folder is the path it stands for.
 bool claims(int directory, const char* path, path_buffer& absolute);
 // If nothing is found at `path`, it may be a link to something of LBD's: follows it to that.

@@ -304,6 +304,16 @@ class Programs(Dm):
             "b"])
         self.assertEqual(os.stat(self.path("vda")).st_size, size, "opening for writing keeps it")
 
+    def test_the_hosts_own_disks_stay_the_kernels(self):
+        numbers = [n for n in os.listdir("/sys/dev/block") if not n.startswith("253:")]
+        if not numbers:
+            self.skipTest("no block devices here")
+        script = "; ".join(f"cat /sys/dev/block/{n}/size; readlink /sys/dev/block/{n}" for n in numbers)
+        # The kernel follows the link before it goes up.
+        folder = f"/sys/dev/block/{numbers[0]}"
+        script += f"; cat {folder}/../{os.path.basename(os.path.realpath(folder))}/dev"
+        self.assertEqual(self.sh(script), self.run_ok("sh", "-c", script).stdout)
+
     def test_links_lead_to_devices(self):
         out = self.lines("""
             dmsetup create d --table '0 8 zero'; ln -s /dev/mapper/d link; ln -s link again
