@@ -57,6 +57,11 @@ inline base::outcome<void> lock_image(rt::file& f, bool writable) {
   return {};
 }
 
+// Whether lock_image(f, true) has locked the file, and not only warned.
+inline bool holds_write_lock(rt::file& f) {
+  return f.lock(rt::lock_kind::shared, detail::lock_uses_base + 1, 1).has_value();
+}
+
 // A writer that only reads from now on. REQUIRES: lock_image(f, true) passed.
 inline void downgrade_image_lock(rt::file& f) {
   for (unsigned p = 0; p < 4; ++p) {

@@ -14,6 +14,7 @@ using rt::io_request;
 struct script {
   std::string log;  // w: write, s: sync, d: discard
   int fail_sync = 0;
+  bool no_locks = false;
   int fail_write_errno = 0;
   uint64_t fail_writes_from = UINT64_MAX;  // file offset
 };
@@ -25,6 +26,7 @@ class scripted_file final : public rt::file {
   }
   rt::file_extent extent_at(uint64_t offset) noexcept override { return inner_->extent_at(offset); }
   base::result<void> lock(rt::lock_kind k, uint64_t first, uint64_t n) noexcept override {
+    if (script_.no_locks) return base::io_error{errc::notsup, 0};
     return inner_->lock(k, first, n);
   }
   bool would_block(rt::lock_kind k, uint64_t first, uint64_t n) noexcept override {
@@ -226,6 +228,59 @@ TEST_F(commits, missing_space_is_told_and_passes) {
   open("x.qcow2", false);
   EXPECT_EQ(read(2 << 20, 4096), test_bytes(4096, std::byte{4}));
   EXPECT_EQ(read(1 << 20, 65536), test_bytes(65536));
+}
+
+// The last cluster is counted and nobody uses it.
+class leaked_image : public commits {
+ protected:
+  void SetUp() override {
+    commits::SetUp();
+    make();
+    ASSERT_EQ(write(0, test_bytes(4096, std::byte{1})), errc::ok);
+    close();
+    test_bytes image = load("x.qcow2");
+    const uint64_t cluster = (image.size() + 65535) / 65536;
+    image.resize((cluster + 1) * 65536);
+    const auto table = base::load_big<uint64_t>(image, 48);
+    const auto block = base::load_big<uint64_t>(image, table);
+    base::store_big<uint16_t>(image, block + cluster * 2, 1);
+    save("x.qcow2", image);
+    EXPECT_EQ(check("x.qcow2").leaks, 1u);
+    script_.log.clear();
+  }
+  errc open_for_writing() {
+    change_file_options options;
+    options.writable = true;
+    auto f = wait(change_file::open(files_, path("x.qcow2"), options));
+    return f ? errc::ok : f.error().code;
+  }
+};
+
+TEST_F(leaked_image, gives_the_cluster_back_between_two_syncs) {
+  EXPECT_EQ(open_for_writing(), errc::ok);
+  EXPECT_EQ(steps(), "sws");
+  EXPECT_EQ(check("x.qcow2").leaks, 0u);
+}
+
+TEST_F(leaked_image, is_not_opened_when_a_sync_fails) {
+  script_.fail_sync = EIO;
+  EXPECT_EQ(open_for_writing(), errc::io);
+  EXPECT_EQ(steps(), "s");
+  EXPECT_EQ(check("x.qcow2").leaks, 1u);
+}
+
+TEST_F(leaked_image, stays_as_it_is_where_nothing_locks_it) {
+  script_.no_locks = true;
+  EXPECT_EQ(open_for_writing(), errc::ok);
+  EXPECT_EQ(steps(), "");
+  EXPECT_EQ(check("x.qcow2").leaks, 1u);
+}
+
+TEST_F(leaked_image, is_opened_when_the_cluster_cannot_be_given_back) {
+  script_.fail_write_errno = EIO;
+  script_.fail_writes_from = 0;
+  EXPECT_EQ(open_for_writing(), errc::ok);
+  EXPECT_EQ(steps(), "sws");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "block/image_lock.h"
 #include "format/qcow2/refcount.h"
 #include "store/qcow2/check.h"
 #include "store/qcow2/layout.h"
@@ -137,23 +138,34 @@ task<result<void>> release(rt::file& file, const qcow2::header& h,
       qcow2::store_refcount(block, g.refcount_order, g.refcount_block_index(unused[i]), 0);
     CO_CHECK(co_await file.write_all(offset, block));
   }
-  co_return co_await sync(file);
+  co_return result<void>{};
 }
 
-// Gives back what a crash has leaked, where looking for it takes no time and the image is sound. No
-// failure: a leak harms nobody.
-task<void> give_back_leaks(rt::file& file, const qcow2::header& h) {
+// Gives back what a crash has leaked, where looking for it takes no time, the image is sound and
+// nobody else can be writing it. A leak harms nobody, so only a failed sync is a failure: the
+// kernel tells it once, and what it may have dropped is not only ours.
+task<outcome<void>> give_back_leaks(rt::file& file, const qcow2::header& h) {
   const uint64_t bytes = file.info().size_bytes;
-  if (h.bitmaps || h.shape().clusters_for(bytes) > quickly_checked_clusters) co_return;
+  if (h.bitmaps || h.shape().clusters_for(bytes) > quickly_checked_clusters ||
+      !block::holds_write_lock(file))
+    co_return outcome<void>{};
   const auto check = co_await check_image(file, bytes);
-  if (!check || check->damaged || check->errors != 0 || check->unused.empty()) co_return;
+  if (!check || check->damaged || check->errors != 0 || check->unused.empty())
+    co_return outcome<void>{};
+  // The tables that do not name these clusters may be in the page cache only, and those on the disk
+  // still name them.
+  auto synced = co_await sync(file);
+  if (!synced) co_return cannot("sync", synced.error());
   const auto released = co_await release(file, h, check->unused);
+  synced = co_await sync(file);
+  if (!synced) co_return cannot("sync", synced.error());
   const std::string what =
       file.info().path + ": " + std::to_string(check->unused.size()) + " leaked clusters ";
   if (released)
     base::log_info("qcow2", what + "are free again");
   else
     base::log_warn("qcow2", what + "stay: " + base::to_string(released.error().code));
+  co_return outcome<void>{};
 }
 
 }  // namespace
@@ -174,10 +186,7 @@ task<outcome<void>> make_writable(rt::file& file, qcow2::header& h) {
   const bool dirty = (h.incompatible & qcow2::feature_dirty) != 0;
   // A table made by another program may be too short; it grows now, when nobody is waiting.
   const bool too_short = h.refcount_table_clusters < needed;
-  if (!dirty && !too_short) {
-    co_await give_back_leaks(file, h);
-    co_return outcome<void>{};
-  }
+  if (!dirty && !too_short) co_return co_await give_back_leaks(file, h);
   if (dirty) base::log_info("qcow2", file.info().path + ": rebuilding the refcounts");
   co_return co_await rebuild(file, h);
 }
