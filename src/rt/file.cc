@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "rt/file.h"
 
+#include <limits.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
@@ -12,6 +13,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "rt/write_patience.h"
@@ -30,10 +33,16 @@ uint64_t page_bytes() noexcept {
   return bytes;
 }
 
-// The file systems of which this is known and for which it matters.
+// Of the file systems for which it matters, those on hardware: behind a virtual device (loop, nbd)
+// may be this very process, and a write that waits for it would wait for ever.
 bool is_local(int fd) noexcept {
   struct statfs fs {};
-  return ::fstatfs(fd, &fs) == 0 && fs.f_type == EXT4_SUPER_MAGIC;
+  struct stat st {};
+  if (::fstatfs(fd, &fs) != 0 || fs.f_type != EXT4_SUPER_MAGIC || ::fstat(fd, &st) != 0)
+    return false;
+  char link[64], device[PATH_MAX];
+  std::snprintf(link, sizeof link, "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
+  return ::realpath(link, device) != nullptr && std::strstr(device, "/virtual/") == nullptr;
 }
 
 uint64_t monotonic_ns() noexcept {
@@ -166,18 +175,11 @@ class os_file final : public file {
       write_now(r);
       return true;
     }
-    if (!buffered_) return false;
+    // RWF_NOWAIT is the ring's business: a write with it waits all the same while its file system
+    // is frozen.
+    if (!buffered_ || !local_) return false;
     const uint64_t bytes = bytes_of(r);
-    if (bytes > most_inline_write_bytes) return false;
-    if (!no_nowait_write_.load(std::memory_order_relaxed)) {
-      const ssize_t n = ::pwritev2(fd_, r.iov, static_cast<int>(r.iov_count), at(r), RWF_NOWAIT);
-      r.result = n;
-      if (n == static_cast<ssize_t>(bytes)) return true;
-      // What a short write has left is written with the rest.
-      if (n >= 0 || errno != EOPNOTSUPP) return false;
-      no_nowait_write_.store(true, std::memory_order_relaxed);
-    }
-    return local_ && write_into_cache(r, bytes);
+    return bytes <= most_inline_write_bytes && write_into_cache(r, bytes);
   }
 
   // Copies into the page cache where nothing hints at having to wait.
@@ -217,7 +219,7 @@ class os_file final : public file {
   size_t map_bytes_ = 0;
   const bool buffered_;  // a regular file, through the page cache
   const bool local_;     // no server or daemon that may be gone stands behind it
-  std::atomic<bool> no_nowait_{false}, no_nowait_write_{false};
+  std::atomic<bool> no_nowait_{false};
   write_patience patience_;
 };
 
