@@ -440,6 +440,19 @@ TEST_P(gluster_store, a_failed_sync_is_made_good_by_the_next) {
   EXPECT_EQ(content("v", "a").substr(0, 2000), wanted);
 }
 
+TEST_P(gluster_store, writing_again_never_shows_old_bytes) {
+  const auto d = open();
+  ASSERT_TRUE(rt_->run_until(write(*d, 0, std::string(4096, '1'))));
+  ASSERT_TRUE(rt_->run_until(write(*d, 1024, std::string(1024, '2'))));
+  ASSERT_TRUE(rt_->run_until(write(*d, 0, std::string(4096, '3'))));
+  fake().rule("fdatasync fail 107 times 1");
+  EXPECT_FALSE(rt_->run_until(d->flush({})));
+  // The servers go away again after the first write.
+  fake().rule("pwritev fail 107 skip 1");
+  (void)rt_->run_until(d->flush({}));
+  EXPECT_EQ(rt_->run_until(read(*d, 0, 4096)), std::string(4096, '3'));
+}
+
 TEST_P(gluster_store, a_fua_write_whose_sync_fails_fails) {
   const auto d = open();
   fake().rule("fdatasync fail 5 times 1");

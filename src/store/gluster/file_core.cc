@@ -278,29 +278,30 @@ task<int64_t> gluster_file_core::sync_here() {
 // Nobody can tell what of the changes since the last good sync has reached the servers' disks.
 task<int64_t> gluster_file_core::write_again() {
   co_await changes_.close();
-  const auto all = log_.in_order();
+  const auto all = log_.newest();
   int64_t result = 0;
-  for (const unsynced_change* c : all) {
-    result = co_await write_again(*c);
+  for (const unsynced_piece& p : all) {
+    result = co_await write_again(p);
     if (result < 0) break;
   }
   co_await changes_.open();
   if (result >= 0 && !all.empty())
     base::log_info("gluster",
-                   name_ + ": " + std::to_string(all.size()) + " unsynced changes written again");
+                   name_ + ": " + std::to_string(all.size()) + " unsynced pieces written again");
   co_return result;
 }
 
-task<int64_t> gluster_file_core::write_again(const unsynced_change& c) {
-  for (uint64_t done = 0; done < c.length;) {
+task<int64_t> gluster_file_core::write_again(const unsynced_piece& p) {
+  const unsynced_change& c = *p.of;
+  for (uint64_t done = 0; done < p.length;) {
     gluster_request what;
     what.what = c.what == unsynced_change::kind::zero ? kind::zero : kind::discard;
-    what.offset = c.offset + done;
-    what.length = c.length - done;
+    what.offset = p.offset + done;
+    what.length = p.length - done;
     if (c.what == unsynced_change::kind::write) {
       what.what = kind::write;
       what.bytes = rt::buffer(what.length);
-      std::memcpy(what.bytes.data(), c.bytes.data() + done, what.length);
+      std::memcpy(what.bytes.data(), c.bytes.data() + (what.offset - c.offset), what.length);
     }
     const gluster_answer answer = co_await call(std::move(what));
     if (answer.result < 0) co_return answer.result;

@@ -55,7 +55,7 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::task<int64_t> sync();
   rt::task<int64_t> sync_here();
   rt::task<int64_t> write_again();
-  rt::task<int64_t> write_again(const unsynced_change& c);
+  rt::task<int64_t> write_again(const unsynced_piece& p);
   rt::task<base::result<rt::file_extent>> find_extent_here(uint64_t offset);
   rt::task<void> keep_bounded();
   static rt::task<void> sync_in_background(std::shared_ptr<gluster_file_core> core);

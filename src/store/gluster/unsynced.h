@@ -21,6 +21,12 @@ struct unsynced_change {
   rt::buffer bytes;  // of a write
 };
 
+// A part of a change.
+struct unsynced_piece {
+  const unsynced_change* of = nullptr;
+  uint64_t offset = 0, length = 0;
+};
+
 // Changes are added on any reactor, without locks: each has a list of its own.
 class unsynced_log {
  public:
@@ -38,10 +44,13 @@ class unsynced_log {
   // Forgets what is covered on the calling reactor.
   void trim() noexcept;
 
-  // Everything not covered, in order. REQUIRES: nobody adds or trims meanwhile.
-  std::vector<const unsynced_change*> in_order() const;
+  // Of everything not covered the newest content of each byte: pieces that do not overlap, so that
+  // writing them never shows anything older. REQUIRES: nobody adds or trims meanwhile.
+  std::vector<unsynced_piece> newest() const;
 
  private:
+  std::vector<const unsynced_change*> newest_first() const;
+
   struct alignas(64) slot {
     std::deque<unsynced_change> changes;
   };
