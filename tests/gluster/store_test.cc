@@ -453,6 +453,34 @@ TEST_P(gluster_store, writing_again_never_shows_old_bytes) {
   EXPECT_EQ(rt_->run_until(read(*d, 0, 4096)), std::string(4096, '3'));
 }
 
+TEST_P(gluster_store, what_servers_lost_before_a_request_failed_is_written_again) {
+  const auto d = open();
+  for (const char* rule : {"pwritev fail 107 times 1", "preadv fail 107 times 1",
+                           "pwritev fail 5 times 1", "pwritev fail 30 times 1"}) {
+    ASSERT_TRUE(rt_->run_until(write(*d, 0, rule)));
+    fake().crash();
+    fake().rule(rule);
+    (void)rt_->run_until(write(*d, 4096, "B"));
+    (void)rt_->run_until(read(*d, 0, 1));
+    fake().clear_rules();
+    ASSERT_TRUE(rt_->run_until(write(*d, 4096, "B")));
+    ASSERT_TRUE(rt_->run_until(d->flush({})));
+    fake().crash();
+    EXPECT_EQ(content("v", "a").substr(0, std::strlen(rule)), rule);
+    EXPECT_EQ(content("v", "a").substr(4096, 1), "B");
+  }
+}
+
+TEST_P(gluster_store, writes_fail_when_no_sync_makes_room_for_their_copies) {
+  const auto d = open();
+  fake().rule("fdatasync fail 5");
+  EXPECT_FALSE(rt_->run_until(write_much(*d, 200)));
+  EXPECT_FALSE(rt_->run_until(d->discard(0, 4096, {})));
+  fake().clear_rules();
+  EXPECT_TRUE(rt_->run_until(write(*d, 0, "x")));
+  EXPECT_TRUE(rt_->run_until(d->flush({})));
+}
+
 TEST_P(gluster_store, a_fua_write_whose_sync_fails_fails) {
   const auto d = open();
   fake().rule("fdatasync fail 5 times 1");

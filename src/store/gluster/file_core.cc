@@ -115,6 +115,13 @@ uint64_t gluster_file_core::due_ns() const noexcept {
   return limit_ns_ == 0 ? 0 : rt::reactor::current().now_ns() + limit_ns_;
 }
 
+void gluster_file_core::look_for_loss(bool reads, int64_t result) noexcept {
+  const int64_t e = -result;
+  const bool lost = e == ENOTCONN || e == ETIMEDOUT || e == EBADFD || e == ESTALE || e == EROFS ||
+                    (e == EIO && !reads);
+  if (lost) servers_lost_.store(true, std::memory_order_release);
+}
+
 // The first failure of a run of failures is worth a line, and so is their end.
 void gluster_file_core::note(const char* what, int64_t result) noexcept {
   if (result >= 0) {
@@ -156,6 +163,7 @@ task<gluster_answer> gluster_file_core::call(gluster_request what) {
     answer.bytes = std::move(c->request.bytes);
     delete c;
   }
+  look_for_loss(reads, answer.result);
   note(name, answer.result);
   co_return answer;
 }
@@ -223,10 +231,13 @@ task<int64_t> gluster_file_core::change(const rt::io_request& r) {
 }
 
 task<int64_t> gluster_file_core::change_inside_gate(gluster_request what) {
+  if (log_.held_bytes() > gluster_bounds::unsynced_bytes) {
+    const int64_t room = co_await keep_bounded();
+    if (room < 0) co_return room;
+  }
   if (!changes_.try_enter()) co_await changes_.enter();
   const int64_t result = co_await do_change(std::move(what));
   changes_.leave();
-  if (result >= 0 && log_.held_bytes() > gluster_bounds::unsynced_bytes) co_await keep_bounded();
   co_return result;
 }
 
@@ -257,6 +268,7 @@ task<int64_t> gluster_file_core::sync() {
 
 task<int64_t> gluster_file_core::sync_here() {
   const auto held = co_await syncing_.lock();
+  if (servers_lost_.exchange(false)) must_write_again_ = true;
   if (must_write_again_) {
     const int64_t again = co_await write_again();
     if (again < 0) co_return again;
@@ -264,7 +276,9 @@ task<int64_t> gluster_file_core::sync_here() {
   const uint64_t order = log_.now();
   gluster_request what;
   what.what = kind::sync;
-  const gluster_answer answer = co_await call(std::move(what));
+  gluster_answer answer = co_await call(std::move(what));
+  // Lost meanwhile: the next one writes again.
+  if (answer.result >= 0 && servers_lost_.load(std::memory_order_acquire)) answer.result = -EIO;
   if (answer.result < 0) {
     must_write_again_ = true;
     co_return answer.result;
@@ -312,11 +326,11 @@ task<int64_t> gluster_file_core::write_again(const unsynced_piece& p) {
   co_return 0;
 }
 
-// The copies of unsynced writes are many: a sync frees them. A failure is for the next sync to
-// tell.
-task<void> gluster_file_core::keep_bounded() {
+// The copies of unsynced writes are many: a sync frees them. 0, or why there is no room for more.
+task<int64_t> gluster_file_core::keep_bounded() {
+  int64_t result = 0;
   if (log_.held_bytes() > gluster_bounds::most_unsynced_bytes) {
-    (void)co_await sync();
+    result = co_await sync();
     for (unsigned i = 0; i < runtime_.reactor_count(); ++i) {
       auto work = [this] { return trim_here(); };
       co_await rt::call_on(runtime_.at(i), work);
@@ -324,6 +338,7 @@ task<void> gluster_file_core::keep_bounded() {
   } else if (!background_.exchange(true)) {
     rt::spawn(sync_in_background(shared_from_this()));
   }
+  co_return result;
 }
 
 task<void> gluster_file_core::sync_in_background(std::shared_ptr<gluster_file_core> core) {
@@ -335,8 +350,11 @@ task<void> gluster_file_core::sync_in_background(std::shared_ptr<gluster_file_co
   core->background_ = false;
 }
 
+// Inside the gate, as everything that touches the log.
 task<bool> gluster_file_core::trim_here() {
+  if (!changes_.try_enter()) co_return false;
   log_.trim();
+  changes_.leave();
   co_return true;
 }
 

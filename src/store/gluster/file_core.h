@@ -57,11 +57,12 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::task<int64_t> write_again();
   rt::task<int64_t> write_again(const unsynced_piece& p);
   rt::task<base::result<rt::file_extent>> find_extent_here(uint64_t offset);
-  rt::task<void> keep_bounded();
+  rt::task<int64_t> keep_bounded();
   static rt::task<void> sync_in_background(std::shared_ptr<gluster_file_core> core);
   rt::task<bool> trim_here();
   // Calls the library and waits, at most the time that requests have.
   rt::task<gluster_answer> call(gluster_request what);
+  void look_for_loss(bool reads, int64_t result) noexcept;
   void note(const char* what, int64_t result) noexcept;
   uint64_t due_ns() const noexcept;
 
@@ -75,6 +76,9 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::reactor& home_;  // of what follows
   rt::mutex syncing_, seeking_;
   bool must_write_again_ = false;
+  // Servers were away since the last sync began, perhaps without power: what they answered before
+  // may be gone, and no sync of theirs would tell.
+  std::atomic<bool> servers_lost_{false};
   std::atomic<bool> background_{false};
   std::atomic<bool> failing_{false};
 };

@@ -5,11 +5,18 @@
 #include <map>
 
 namespace lbd::store {
+namespace {
+
+uint64_t held_by(const unsynced_change& c) noexcept {
+  return c.bytes.size() + sizeof(unsynced_change);
+}
+
+}  // namespace
 
 void unsynced_log::add(unsynced_change c) {
   trim();
   c.order = next_.fetch_add(1, std::memory_order_acq_rel);
-  held_bytes_.fetch_add(c.bytes.size(), std::memory_order_relaxed);
+  held_bytes_.fetch_add(held_by(c), std::memory_order_relaxed);
   slots_[rt::reactor::current().index()].changes.push_back(std::move(c));
 }
 
@@ -17,7 +24,7 @@ void unsynced_log::trim() noexcept {
   auto& changes = slots_[rt::reactor::current().index()].changes;
   const uint64_t covered = covered_.load(std::memory_order_acquire);
   while (!changes.empty() && changes.front().order < covered) {
-    held_bytes_.fetch_sub(changes.front().bytes.size(), std::memory_order_relaxed);
+    held_bytes_.fetch_sub(held_by(changes.front()), std::memory_order_relaxed);
     changes.pop_front();
   }
 }

@@ -39,7 +39,7 @@ class unsynced_log {
   uint64_t now() const noexcept { return next_.load(std::memory_order_acquire); }
   // A sync has covered everything below `order`.
   void covered(uint64_t order) noexcept { covered_.store(order, std::memory_order_release); }
-  // Bytes that are held, those that are covered and not yet forgotten included.
+  // Bytes of memory, of what is covered and not yet forgotten too.
   uint64_t held_bytes() const noexcept { return held_bytes_.load(std::memory_order_relaxed); }
   // Forgets what is covered on the calling reactor.
   void trim() noexcept;
