@@ -73,6 +73,7 @@ task<result<void>> change_file::new_l2_table(uint64_t l1_index, uint64_t copy_of
     // It may be in memory from reading, and its cluster become data, where nobody shares it after
     // all.
     l2_.forget(copy_of);
+    old_tables_.insert(g_.cluster_index(copy_of));
     dropped_.push_back(g_.cluster_index(copy_of));
   }
   co_return result<void>{};

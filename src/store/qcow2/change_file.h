@@ -211,6 +211,7 @@ class change_file final : public block::change_layer {
   std::array<std::unique_ptr<unpacked_clusters>, 16> unpacked_;
   std::map<uint64_t, pending_cluster> pending_;  // by guest cluster
   std::vector<uint64_t> dropped_;                // host clusters, one reference each
+  std::set<uint64_t> old_tables_;                // of these, tables that were copied
   // Offsets of clusters handed out since the last commit that succeeded, and by the one under way.
   std::vector<uint64_t> fresh_, committing_fresh_;
   std::atomic<uint64_t> used_bytes_{0};

@@ -127,6 +127,9 @@ task<void> change_file::give_back_in_background() {
     for (uint64_t cluster : clusters) {
       auto left = co_await refcounts_.release(cluster);
       if (left && *left == 0) used_bytes_ -= std::min(used_bytes_.load(), g_.cluster_size());
+      // What was still being read when the table was copied is in memory now.
+      if (old_tables_.erase(cluster) != 0 && left && *left == 0)
+        l2_.forget(cluster << g_.cluster_bits);
       if (!left) base::log_warn("qcow2", path() + ": a cluster could not be given back");
     }
   }
