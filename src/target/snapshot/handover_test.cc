@@ -100,6 +100,26 @@ TEST_F(handover, a_merge_that_cannot_write_says_so) {
   EXPECT_EQ(sources_.a->text(0, 1024), sectors(1, 's') + sectors(1, 't'));
 }
 
+TEST_F(handover, a_merge_whose_store_could_not_forget_is_done_again) {
+  ASSERT_EQ(write(*sources_.a, 0, sectors(2048, 'o')), errc::ok);
+  auto s = make("snapshot", args_, 2048, "s");
+  ASSERT_EQ(write(*s, 5 * 16 * 512, sectors(16, 's')), errc::ok);
+  s = nullptr;
+  ASSERT_TRUE(run(m_.remove(key("s"), false)));
+  sources_.b->write_error = errc::io;
+  (void)make("snapshot-merge", args_, 2048, "m");
+  advance(1'000'000);
+  EXPECT_EQ(status("m"), "Merge failed");
+  sources_.b->write_error = errc::ok;
+  sources_.a->seen.clear();
+  suspend("m");
+  ASSERT_EQ(resume("m"), "");
+  advance(1'000'000);
+  EXPECT_EQ(sources_.a->seen, (std::vector<std::string>{"write 80+16", "flush"}));
+  EXPECT_EQ(sources_.a->text(0, 1 << 20),
+            sectors(80, 'o') + sectors(16, 's') + sectors(2048 - 96, 'o'));
+}
+
 TEST_F(handover, writes_while_merging_land_where_reads_find_them) {
   auto s = make("snapshot", args_, 2048, "s");
   std::string model(1 << 20, '\0');

@@ -294,13 +294,23 @@ task<result<chunk_run>> persistent_store::newest_run() {
   }
   const uint64_t n = dm_snapshot::run_at_end(area_bytes(), committed_);
   const entry first = dm_snapshot::load_entry(area_bytes(), committed_ - n);
+  // Metadata must never get into the origin.
+  if (!dm_snapshot::is_sound(shape(), first, shape().chunks_on(device_bytes())))
+    co_return io_error{errc::io, 0};
   co_return chunk_run{first.old_chunk, first.new_chunk, n};
 }
 
 task<result<void>> persistent_store::forget_newest(uint64_t count) {
   const uint64_t first = committed_ - count;
-  for (uint64_t i = first; i < committed_; ++i) dm_snapshot::store_entry(area_bytes(), i, {});
-  CO_CHECK(co_await write_entries(first, committed_));
+  const auto gone = area_bytes().subspan(first * entry_bytes, count * entry_bytes);
+  const std::vector<std::byte> before(gone.begin(), gone.end());
+  std::fill(gone.begin(), gone.end(), std::byte{0});
+  const auto written = co_await write_entries(first, committed_);
+  if (!written) {
+    // They are still the newest ones, and merged again when somebody asks.
+    std::copy(before.begin(), before.end(), gone.begin());
+    co_return written;
+  }
   written_ = committed_ = first;
   // Only an estimate, as far as anybody looks at it: nothing is allocated while merging.
   next_free_ = shape().area_chunk(area_) + committed_ + 1;
