@@ -222,6 +222,7 @@ void multipath::start_probing() {
 // Reads the beginning of what failed. Paths that somebody failed by hand stay so.
 task<void> multipath::probe() {
   probing_ = true;
+  probe_ended_.reset();
   for (multipath_path* p : paths_) {
     if (closed_ || suspended_ || p->active.load() || p->failed_by_message) continue;
     const errc code = co_await probe_path(*p);

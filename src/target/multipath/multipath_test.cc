@@ -464,6 +464,29 @@ TEST_F(multipath, probing_brings_back_what_failed_by_itself) {
   EXPECT_EQ(write(*d, 0, data_), errc::ok);
 }
 
+TEST_F(multipath, a_probe_under_way_is_waited_for) {
+  const std::string line = "2 probe_secs 2 0 1 1 round-robin 0 1 0 /dev/way0";
+  for (const bool reloaded : {true, false}) {
+    auto d = make("multipath", line);
+    fail(0);
+    EXPECT_EQ(write(*d, 0, data_), errc::io);
+    d = nullptr;
+    const int failed = ways_[0]->failed;
+    advance(3 * second_ns);
+    EXPECT_EQ(ways_[0]->failed, failed + 1) << "the first probe has ended";
+    ways_[0]->takes_ns = 60 * second_ns;
+    advance(2 * second_ns);
+    EXPECT_EQ(ways_[0]->inside, 1) << "the second has not";
+    if (reloaded)
+      (void)make("multipath", line);
+    else
+      EXPECT_TRUE(run(m_.remove(key("d"), false)));
+    EXPECT_EQ(ways_[0]->inside, 0) << reloaded;
+    ways_[0]->takes_ns = 0;
+    fail(0, errc::ok);
+  }
+}
+
 TEST_F(multipath, of_the_kernels_two_kinds_a_device_keeps_its_own) {
   const std::string path = " 1 1 round-robin 0 1 0 /dev/way0";
   (void)make("linear", "/dev/way0 0");
