@@ -40,8 +40,7 @@ task<result<bool>> snapshot_core::load() {
   exceptions_.take_retired();  // nobody else looks yet
   if (!l.valid) {
     base::log_warn("device-mapper", "snapshots: Snapshot is marked invalid.");
-    set_flag(invalid_flag);
-    dropped_ = true;
+    set_flag(invalid_flag | dropped_flag);
   }
   co_return l.valid;
 }
@@ -86,7 +85,7 @@ snapshot_core::span snapshot_core::find_span(uint64_t offset, uint64_t length) c
 }
 
 bool snapshot_core::needs_exception(uint64_t offset, uint64_t length) const noexcept {
-  if ((flags() & (invalid_flag | merging_flag)) != 0) return false;
+  if ((flags() & (dropped_flag | merging_flag)) != 0) return false;
   const uint64_t end = std::min(offset + length, end_bytes_.load(std::memory_order_acquire));
   if (offset >= end) return false;
   const look_up here(*this);
@@ -232,8 +231,12 @@ task<void> snapshot_core::begin_exceptions(uint64_t offset, uint64_t length,
                                            std::vector<pending_ref>& made,
                                            std::vector<pending_ref>& others) {
   co_await throttle();
+  if (!valid()) {
+    co_await invalidate(errc::io);  // waits for whoever does it already
+    co_return;
+  }
   const uint64_t unit = chunk_bytes(), end = std::min(offset + length, end_bytes_.load());
-  if ((flags() & (invalid_flag | merging_flag)) != 0 || offset >= end) co_return;
+  if (merging() || offset >= end) co_return;
   const uint64_t last = (end - 1) / unit;
   for (uint64_t chunk = offset / unit; chunk <= last;) {
     if (const pending_ref p = find_pending(chunk)) {
@@ -326,12 +329,12 @@ task<void> snapshot_core::free_retired() {
 task<void> snapshot_core::invalidate(errc why) {
   set_flag(invalid_flag);
   const auto held = co_await dropping_.lock();
-  if (dropped_) co_return;
-  dropped_ = true;
+  if ((flags() & dropped_flag) != 0) co_return;
   base::log_error("device-mapper", std::string("snapshots: Invalidating snapshot: ") +
                                        (why == errc::nomem ? "Unable to allocate exception."
                                                            : "Error reading/writing."));
   co_await store_->drop();
+  set_flag(dropped_flag);
   if (event_) event_({});
 }
 

@@ -97,6 +97,7 @@ class snapshot_core final : private block::crossing {
     overflow_flag = 1u << 1,
     merging_flag = 1u << 2,
     merge_failed_flag = 1u << 3,
+    dropped_flag = 1u << 4,  // the store says that it is invalid, as far as it can be written
   };
   // Copies of one snapshot that are under way at most.
   static constexpr uint64_t chunks_in_flight_most = 2048;
@@ -142,7 +143,7 @@ class snapshot_core final : private block::crossing {
   uint64_t next_ticket_ = 0, next_commit_ = 0;
   uint64_t chunks_in_flight_ = 0;
   unsigned background_ = 0;
-  bool freeing_ = false, dropped_ = false;
+  bool freeing_ = false;
   rt::mutex dropping_;
   rt::event fewer_;  // something has ended
 };

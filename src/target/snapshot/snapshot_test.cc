@@ -126,6 +126,31 @@ TEST_F(snapshot, a_full_store_invalidates_and_says_so_on_disk) {
   EXPECT_EQ(m_.state(key("s"))->event_number, 1u) << "one event, however many writes";
 }
 
+TEST_F(snapshot, the_origin_is_written_when_the_store_says_that_it_is_invalid) {
+  (void)make("linear", "/dev/vdb 0", 64, "c");
+  s_ = make("snapshot", "/dev/vda /dev/mapper/c P 16", 2048, "s");
+  o_ = make("snapshot-origin", "/dev/vda", 2048, "o");
+  EXPECT_EQ(write(*o_, 0, sectors(32, 'a')), errc::ok);
+  sources_.a->seen.clear();
+  sources_.b->open.reset();
+  const auto full = start(writing(*o_, 4 * chunk, sectors(1, 'b'), {}));
+  settle();
+  EXPECT_EQ(status("s"), "Invalid");
+  const auto other = start(writing(*o_, 8 * chunk, sectors(1, 'c'), {}));
+  EXPECT_EQ(write(*o_, 0, sectors(1, 'd')), errc::ok) << "kept";
+  settle();
+  EXPECT_EQ(sources_.a->seen, strings{"write 0+1"}) << "a crash leaves a snapshot that is right";
+  EXPECT_EQ(valid_on_disk(), 1u);
+  sources_.b->open.set();
+  settle();
+  EXPECT_EQ(valid_on_disk(), 0u);
+  EXPECT_EQ(sources_.a->seen, (strings{"write 0+1", "write 64+1", "write 128+1"}));
+  EXPECT_NE(full->at_ns, 0u);
+  EXPECT_NE(other->at_ns, 0u);
+  EXPECT_EQ(full->code, errc::ok);
+  EXPECT_EQ(other->code, errc::ok);
+}
+
 TEST_F(snapshot, an_overflow_stops_writes_to_the_snapshot_only) {
   (void)make("linear", "/dev/vdb 0", 64, "c");
   s_ = make("snapshot", "/dev/vda /dev/mapper/c PO 16", 2048, "s");
