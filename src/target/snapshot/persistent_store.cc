@@ -72,6 +72,7 @@ class persistent_store final : public exception_store {
   task<result<void>> write_header(bool valid);
   task<result<void>> make_new();
   task<result<void>> read_areas(exception_map& into);
+  task<result<void>> clear_rest();
   task<result<void>> zero_chunk(uint64_t chunk);
   // Entries [first, last) of the area have changed.
   task<result<void>> write_entries(uint64_t first, uint64_t last);
@@ -157,11 +158,21 @@ task<result<void>> persistent_store::read_areas(exception_map& into) {
     if (committed_ < shape().entries_per_area()) break;
   }
   written_ = committed_;
-  // What comes after the end of the list counts no more.
-  std::fill(area_bytes().begin() + static_cast<ptrdiff_t>(committed_ * entry_bytes),
-            area_bytes().end(), std::byte{0});
   next_free_ = shape().skip_area(largest + 1);
-  co_return result<void>{};
+  co_return co_await clear_rest();
+}
+
+// What comes after the end of the list counts no more. A write that was torn by a crash may have
+// left entries there: a longer list must not reach them.
+task<result<void>> persistent_store::clear_rest() {
+  const uint64_t used = committed_ * entry_bytes;
+  const auto rest = area_bytes().subspan(used);
+  if (base::is_zero(rest)) co_return result<void>{};
+  std::fill(rest.begin(), rest.end(), std::byte{0});
+  if (device().limits().read_only) co_return result<void>{};
+  const uint64_t from = base::round_down(used, std::min(chunk_bytes(), write_unit()));
+  co_return co_await write_bytes(area_place(area_) + from, area_bytes().subspan(from),
+                                 block::io_fua);
 }
 
 task<result<exception_store::loaded>> persistent_store::load(exception_map& into) {

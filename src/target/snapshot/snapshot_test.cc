@@ -196,6 +196,21 @@ TEST_F(snapshot, areas_follow_each_other) {
   EXPECT_EQ(read(*s_, 512, 512), sectors(1, '\0'));
 }
 
+TEST_F(snapshot, entries_behind_the_end_of_the_list_are_gone_for_good) {
+  make_both();
+  ASSERT_EQ(write(*s_, 0, sectors(32, 's')), errc::ok);
+  release();
+  EXPECT_EQ(run(m_.remove_all(false)), 0u);
+  // The second page of an area is there, the first one is not.
+  std::string page(4096, '\0');
+  dm_snapshot::store_entry(std::as_writable_bytes(std::span(page)), 0, {7, 9});
+  ASSERT_EQ(run(writing(*sources_.b, chunk + page.size(), page, {})), errc::ok);
+  s_ = make("snapshot", "/dev/vda /dev/vdb P 16", 2048, "s");
+  EXPECT_EQ(status("s"), "64/8192 32");
+  EXPECT_EQ(entry(1), (dm_snapshot::entry{1, 3}));
+  EXPECT_EQ(entry(256), dm_snapshot::entry{});
+}
+
 TEST_F(snapshot, discards) {
   make_both();
   EXPECT_EQ(run(discarding(*s_, 0, chunk)), errc::notsup);
