@@ -96,6 +96,15 @@ task<bool> origin_group::copy_together(std::vector<keeping> part) {
   block::copy_options how;
   how.keep_going = true;
   const block::copy_result r = co_await copies_.copy(from, std::move(to), std::move(how));
+  if (r.read_error != errc::ok && part.size() > 1) {
+    // Only those whose own chunks cannot be read are lost.
+    for (keeping& k : part) {
+      std::vector<keeping> one;
+      one.push_back(std::move(k));
+      co_await copy_together(std::move(one));
+    }
+    co_return true;
+  }
   for (size_t i = 0; i < part.size(); ++i) {
     const bool copied = r.read_error == errc::ok && (r.failed >> i & 1) == 0;
     part[i].core->complete(part[i].p, copied);
