@@ -299,7 +299,12 @@ task<void> persistent_store::drop() {
 task<result<chunk_run>> persistent_store::newest_run() {
   if (committed_ == 0) {
     if (area_ == 0) co_return chunk_run{};
-    CO_CHECK(co_await read_bytes(area_place(area_ - 1), area_bytes()));
+    const auto r = co_await read_bytes(area_place(area_ - 1), area_bytes());
+    if (!r) {
+      // The area of the buffer is still the last one, and empty.
+      std::fill(area_bytes().begin(), area_bytes().end(), std::byte{0});
+      co_return r.error();
+    }
     --area_;
     written_ = committed_ = shape().entries_per_area();
   }
