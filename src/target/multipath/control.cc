@@ -112,8 +112,9 @@ task<void> multipath::reinstate(multipath_path& p) {
   log_path("Reinstating path ", p);
   p.failed_by_message = false;
   p.joined = ++reinstatements_;
-  p.active = true;
+  // Before the flag: who fails the path at once counts it down.
   const uint32_t working = working_.fetch_add(1) + 1;
+  p.active = true;
   changes_.fetch_add(1, std::memory_order_release);
   tell(p, "PATH_REINSTATED", working);
   co_await wake();
