@@ -74,7 +74,7 @@ struct state {
   bool options_in_time = true;
   std::string servers;
   bool reorder = false;
-  uint64_t in_flight = 0, most_in_flight = 0, draws = 1;
+  uint64_t in_flight = 0, most_in_flight = 0, draws = 1, connections = 0;
   bool workers = false;
 };
 
@@ -213,6 +213,8 @@ glfs* glfs_new(const char* volume) {
   if (refused("new")) return nullptr;
   auto* fs = new glfs;
   fs->volume = volume;
+  const std::lock_guard lock(the().mutex);
+  ++the().connections;
   return fs;
 }
 
@@ -245,6 +247,8 @@ int glfs_init(glfs* fs) {
 int glfs_fini(glfs* fs) {
   refused("fini");
   delete fs;
+  const std::lock_guard lock(the().mutex);
+  --the().connections;
   return 0;
 }
 
@@ -509,6 +513,11 @@ int64_t fake_get(const char* volume, const char* path, void* to, size_t length) 
 uint64_t fake_count(const char* call) {
   const std::lock_guard lock(the().mutex);
   return the().counts[call];
+}
+
+uint64_t fake_connections() {
+  const std::lock_guard lock(the().mutex);
+  return the().connections;
 }
 
 uint64_t fake_most_in_flight() {

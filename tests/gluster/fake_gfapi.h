@@ -37,6 +37,8 @@ int64_t fake_get(const char* volume, const char* path, void* to, size_t length);
 // How often a call was made; of "io" the most requests at a time.
 uint64_t fake_count(const char* call);
 uint64_t fake_most_in_flight();
+// Made by glfs_new() and not yet through glfs_fini().
+uint64_t fake_connections();
 // 1 when every option was set before init, and this one was among them.
 int fake_had_option(const char* translator, const char* key, const char* value);
 // The servers of the last connection, "tcp a:1, tcp b:2".

@@ -43,6 +43,7 @@ struct controls {
   decltype(&fake_get) get;
   decltype(&fake_count) count;
   decltype(&fake_most_in_flight) most_in_flight;
+  decltype(&fake_connections) connections;
   decltype(&fake_had_option) had_option;
   decltype(&fake_servers) servers;
 };
@@ -68,6 +69,7 @@ const controls& fake() {
     find(library, out.get, "fake_get");
     find(library, out.count, "fake_count");
     find(library, out.most_in_flight, "fake_most_in_flight");
+    find(library, out.connections, "fake_connections");
     find(library, out.had_option, "fake_had_option");
     find(library, out.servers, "fake_servers");
     return out;
@@ -99,7 +101,16 @@ class gluster_store : public testing::TestWithParam<rt::backend> {
     put("v", "a", 1 << 20);
     start(2);
   }
-  void TearDown() override { fake().release(); }
+  // Connections end in the background: the next test counts only its own calls.
+  void TearDown() override {
+    fake().clear_rules();
+    rt_.reset();
+    for (int i = 0; i < 10'000 && fake().connections() != 0; ++i) {
+      fake().release();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(fake().connections(), 0u);
+  }
 
   void start(unsigned reactors) {
     auto rt = rt::runtime::start({.reactors = reactors, .how = GetParam()});
