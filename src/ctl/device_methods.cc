@@ -144,24 +144,23 @@ task<rpc_answer> clear(daemon& d, rpc_call call) {
   co_return answer_state(key, cleared);
 }
 
-task<rpc_answer> suspend(daemon& d, rpc_call call) {
+// Suspending and resuming take and answer the same.
+using switch_device = task<outcome<stack::device_state>> (stack::device_manager::*)(
+    device_key, stack::suspend_options);
+task<rpc_answer> turn(daemon& d, rpc_call call, switch_device change) {
   rpc_params p(call);
   device_key key = read_key(p);
   stack::suspend_options how;
   how.no_flush = p.flag("no_flush");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto suspended = co_await d.devices().suspend(key, how);
-  co_return answer_state(key, suspended);
+  const auto changed = co_await (d.devices().*change)(key, how);
+  co_return answer_state(key, changed);
 }
-
+task<rpc_answer> suspend(daemon& d, rpc_call call) {
+  return turn(d, std::move(call), &stack::device_manager::suspend);
+}
 task<rpc_answer> resume(daemon& d, rpc_call call) {
-  rpc_params p(call);
-  device_key key = read_key(p);
-  stack::suspend_options how;
-  how.no_flush = p.flag("no_flush");
-  if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
-  const auto resumed = co_await d.devices().resume(key, how);
-  co_return answer_state(key, resumed);
+  return turn(d, std::move(call), &stack::device_manager::resume);
 }
 
 task<rpc_answer> rename(daemon& d, rpc_call call) {
