@@ -96,15 +96,22 @@ base::outcome<void> prepare_state_dir(const std::string& dir) {
                            " (give another place with LBD_STATE_DIR)"};
 }
 
+// Where servers of this user are looked for, there or not. Whoever owns the folder decides which
+// server answers there.
+static base::outcome<std::string> trusted_runtime_dir(const runtime_environment& env) {
+  const std::string dir = runtime_dir(env);
+  const auto checked = check_runtime_dir(dir, env.uid);
+  if (!checked && checked.error().code != errc::noent) return checked.error();
+  return dir;
+}
+
 std::string daemon_socket_path(const std::string& dir) { return dir + "/lbd.sock"; }
 
 base::outcome<std::string> find_daemon_socket(const std::string& given) {
   if (!given.empty()) return given;
   const runtime_environment env = current_environment();
   if (!env.socket.empty()) return env.socket;
-  const std::string dir = runtime_dir(env);
-  const auto checked = check_runtime_dir(dir, env.uid);
-  if (!checked && checked.error().code != errc::noent) return checked.error();
+  TRY(const std::string dir, trusted_runtime_dir(env));
   const std::string path = daemon_socket_path(dir);
   if (socket_lives(path)) return path;
   return failure{errc::noent, "no daemon runs here (looked for " + path +
@@ -159,10 +166,7 @@ base::outcome<std::string> find_socket(const std::string& given) {
   if (!given.empty()) return given;
   const runtime_environment env = current_environment();
   if (!env.socket.empty()) return env.socket;
-  const std::string dir = runtime_dir(env);
-  // Whoever owns the folder decides which server answers there.
-  const auto checked = check_runtime_dir(dir, env.uid);
-  if (!checked && checked.error().code != errc::noent) return checked.error();
+  TRY(const std::string dir, trusted_runtime_dir(env));
   const std::vector<std::string> found = living_sockets(dir, socket_lives);
   if (found.size() == 1) return found.front();
   if (found.empty())
