@@ -22,11 +22,14 @@
 
 #include "block/segments.h"
 #include "export/fuse/mount.h"
+#include "export/waiting_test.h"
 
 namespace lbd::fuse {
 
 using base::errc;
 using base::result;
+using export_tests::pattern;
+using export_tests::wait_until;
 using rt::task;
 
 // Memory with switches. They may be turned from any thread.
@@ -286,24 +289,5 @@ class opened {
  private:
   int fd_;
 };
-
-inline std::vector<std::byte> pattern(size_t bytes, unsigned seed) {
-  std::vector<std::byte> out(bytes);
-  uint32_t x = seed * 2654435761u + 1;
-  for (auto& b : out) {
-    x = x * 1664525u + 1013904223u;
-    b = static_cast<std::byte>(x >> 24);
-  }
-  return out;
-}
-
-template <class Condition>
-bool wait_until(Condition condition, int limit_ms = 10'000) {
-  for (int i = 0; i < limit_ms * 5; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  }
-  return false;
-}
 
 }  // namespace lbd::fuse

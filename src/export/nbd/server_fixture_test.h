@@ -20,6 +20,7 @@
 
 #include "block/segments.h"
 #include "export/nbd/server.h"
+#include "export/waiting_test.h"
 #include "wire/nbd/handshake.h"
 #include "wire/nbd/transmission.h"
 
@@ -27,6 +28,8 @@ namespace lbd::nbd_server {
 
 using base::errc;
 using base::result;
+using export_tests::pattern;
+using export_tests::wait_until;
 using rt::task;
 
 // Memory with switches. They may be turned from any thread.
@@ -446,24 +449,5 @@ class client {
   uint64_t cookie_ = 0;
   std::deque<std::vector<std::byte>> infos_;  // what `info` points into
 };
-
-inline std::vector<std::byte> pattern(size_t bytes, unsigned seed) {
-  std::vector<std::byte> out(bytes);
-  uint32_t x = seed * 2654435761u + 1;
-  for (auto& b : out) {
-    x = x * 1664525u + 1013904223u;
-    b = static_cast<std::byte>(x >> 24);
-  }
-  return out;
-}
-
-template <class Condition>
-bool wait_until(Condition condition, int limit_ms = 10'000) {
-  for (int i = 0; i < limit_ms * 5; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  }
-  return false;
-}
 
 }  // namespace lbd::nbd_server
