@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "ctl/client.h"
+#include "ctl/paths.h"
 #include "ctl/report.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
@@ -84,12 +84,8 @@ int run_monitor(const monitor_command& what) {
 
 int run_add_layer(const add_layer_command& what) {
   std::string file = what.file;
-  if (!uri::has_gluster_scheme(file)) {
-    // The server has another working directory.
-    std::error_code error;
-    const auto absolute = std::filesystem::absolute(file, error);
-    if (!error) file = absolute.lexically_normal().string();
-  }
+  // The server has another working directory.
+  if (!uri::has_gluster_scheme(file)) file = absolute_path(file);
   nlohmann::json params = {{"file", file}};
   if (!what.device.empty()) params["device"] = what.device;
   const auto answer =

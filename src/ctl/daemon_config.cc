@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "block/target.h"
+#include "ctl/paths.h"
 #include "ctl/table_text.h"
 
 namespace lbd::ctl {
@@ -217,10 +218,6 @@ outcome<toml::table> parse_toml(std::string_view text, const std::string& path) 
 
 failure at_line(const daemon_config& c, uint32_t line, const failure& why) {
   return failure{why.code, c.path + ":" + std::to_string(line) + ": " + why.message};
-}
-
-std::string absolute_path(const std::string& path, const std::string& folder) {
-  return (std::filesystem::path(folder) / path).lexically_normal().string();
 }
 
 }  // namespace

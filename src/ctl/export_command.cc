@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/export_command.h"
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "ctl/client.h"
+#include "ctl/paths.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
 
@@ -21,9 +21,7 @@ constexpr uint64_t answer_ms = 120'000;
 std::string absolute_address(const std::string& address) {
   const std::string prefix = "unix:";
   if (!address.starts_with(prefix)) return address;
-  std::error_code error;
-  const auto absolute = std::filesystem::absolute(address.substr(prefix.size()), error);
-  return error ? address : prefix + absolute.lexically_normal().string();
+  return prefix + absolute_path(address.substr(prefix.size()));
 }
 
 std::string list_text(const json& exports) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ctl/client.h"
+#include "ctl/paths.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
 
@@ -22,7 +23,7 @@ constexpr uint64_t answer_ms = 120'000;
 // Without symbolic links; a dead mount, which has no path, as it was given.
 std::string true_path(const std::string& folder) {
   std::error_code error;
-  const fs::path whole = fs::absolute(folder, error).lexically_normal();
+  const fs::path whole = absolute_path(folder);
   const fs::path found = fs::canonical(whole, error);
   std::string path = error ? whole : found;
   if (path.size() > 1 && path.ends_with('/')) path.pop_back();

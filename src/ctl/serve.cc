@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <filesystem>
 #include <functional>
 
 #include "base/log.h"
 #include "ctl/management.h"
+#include "ctl/paths.h"
 #include "ctl/process.h"
 #include "ctl/runtime_dir.h"
 #include "ctl/say.h"
@@ -210,7 +210,7 @@ rt::task<outcome<void>> serving::listen_to_clients() {
   for (const std::string& path : what_.unix_sockets) {
     CO_CHECK(co_await listen_unix("-u", path, listen));
     uri::nbd_source shown;
-    shown.socket_path = std::filesystem::absolute(path).lexically_normal();
+    shown.socket_path = absolute_path(path);
     uris_.push_back(uri::to_text(shown));
   }
   co_return outcome<void>{};

@@ -2,10 +2,10 @@
 #include "ctl/serve_table.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "ctl/daemon_command.h"
+#include "ctl/paths.h"
 #include "ctl/runtime_dir.h"
 
 namespace lbd::ctl {
@@ -15,12 +15,6 @@ using base::errc;
 using base::failure;
 using base::outcome;
 using nlohmann::json;
-
-std::string absolute_path(const std::string& path) {
-  std::error_code error;
-  const auto absolute = std::filesystem::absolute(path, error);
-  return error ? path : absolute.lexically_normal().string();
-}
 
 std::vector<std::string> addresses_of(const serve_command& what) {
   std::vector<std::string> out;

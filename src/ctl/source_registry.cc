@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "block/image_lock.h"
+#include "ctl/paths.h"
 #include "ctl/served_stack.h"
 #include "ctl/stack_builder.h"
 
@@ -44,10 +45,6 @@ std::optional<std::string> find_block_device(device_number n) {
   for (std::string line; std::getline(in, line);)
     if (line.starts_with(name)) return "/dev/" + line.substr(name.size());
   return std::nullopt;
-}
-
-std::string absolute_path(const std::string& path, const std::string& directory) {
-  return (std::filesystem::path(directory) / path).lexically_normal().string();
 }
 
 }  // namespace

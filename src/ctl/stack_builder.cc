@@ -9,6 +9,7 @@
 #include "base/size_text.h"
 #include "ctl/gluster_layer.h"
 #include "ctl/new_file.h"
+#include "ctl/paths.h"
 #include "store/file/file.h"
 #include "store/null/null.h"
 #include "wire/uri/uri.h"
@@ -42,13 +43,6 @@ outcome<uri::source> source_of(const layer_spec& spec) {
   }
   TRY(auto server, uri::parse_nbd(spec.text));
   return uri::source(std::move(server));
-}
-
-// What QEMU's tools can follow from the file that they find the name in.
-std::string absolute_path(const std::string& path) {
-  std::error_code error;
-  const auto absolute = std::filesystem::absolute(path, error);
-  return error ? path : absolute.lexically_normal().string();
 }
 
 bool exists(const std::string& path) {
