@@ -291,7 +291,8 @@ server_report serving::report() {
   out.uptime_ms = (now - started_ns_) / 1'000'000;
   out.io = rt::reactor::current().kind();
   out.reactors = runtime_.reactor_count();
-  for (const auto& a : info.addresses) out.addresses.push_back(a.text());
+  for (const auto& a : info.addresses)
+    out.addresses.push_back(a.is_unix() ? absolute_path(a.text()) : a.text());
   out.accepted = info.accepted;
   out.refused = info.refused;
   for (auto& stack : stacks_) {

@@ -69,6 +69,7 @@ operation_report to_operation(const char* name, const block::op_totals& t) {
 std::optional<uint64_t> allocated_bytes(const open_layer& layer) {
   if (layer.change != nullptr) return layer.change->allocated_bytes();
   if (layer.memory != nullptr) return layer.memory->allocated_bytes();
+  if (layer.file != nullptr) return layer.file->file().allocated_bytes();
   return std::nullopt;
 }
 

@@ -88,7 +88,8 @@ class opener {
     out.kind = "flat";
     out.path = absolute_path(from.path);
     out.writable = writable_;
-    out.flat = std::move(device);
+    out.file = std::move(device);
+    out.flat = out.file;
     return out;
   }
   rt::task<outcome<open_layer>> open_change_file(std::string path) {
@@ -284,7 +285,8 @@ const char* to_option(layer_option how) noexcept {
 }
 
 base::outcome<std::unique_ptr<block::block_device>> open_flat(const std::string& path) {
-  return store::open_file_store(rt::os_files(), path, store::file_options{true, false, true});
+  TRY(auto opened, store::open_file_store(rt::os_files(), path, {true, false, true}));
+  return std::unique_ptr<block::block_device>(std::move(opened));
 }
 
 rt::task<outcome<open_layer>> open_source(rt::runtime& runtime, uri::source from,

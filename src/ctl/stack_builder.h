@@ -29,6 +29,7 @@ struct open_layer {
   bool writable = false;
   std::shared_ptr<store::change_file> change;      // expandable, qcow2
   std::shared_ptr<block::block_device> flat;       // all others
+  std::shared_ptr<block::file_device> file;        // the same object as `flat`
   std::shared_ptr<store::nbd_device> nbd;          // the same object as `flat`
   std::shared_ptr<store::memory_device> memory;    // the same object as `flat`
   std::shared_ptr<store::gluster_device> gluster;  // the same object as `flat`

@@ -75,6 +75,12 @@ class os_file final : public file {
     return {hole <= at ? far - offset : static_cast<uint64_t>(hole - at), false};
   }
 
+  uint64_t allocated_bytes() const noexcept override {
+    struct stat st {};
+    if (info_.is_block_device || ::fstat(fd_, &st) != 0) return info_.size_bytes;
+    return static_cast<uint64_t>(st.st_blocks) * 512;
+  }
+
   base::bytes_view mapping() noexcept override {
     return {static_cast<const std::byte*>(map_), map_bytes_};
   }

@@ -95,6 +95,9 @@ class file {
   // cannot tell says "data". Does not block on the device. REQUIRES: offset < size.
   virtual file_extent extent_at(uint64_t offset) noexcept = 0;
 
+  // Bytes of disk (or memory) that the file takes; the whole size where that cannot be told.
+  virtual uint64_t allocated_bytes() const noexcept { return info_.size_bytes; }
+
   // The file's pages in memory, read-only, or an empty span; it may reach beyond the end of the
   // file, so that the file can grow into it. Touching pages beyond the end is fatal: only the
   // kernel may be given these addresses (send), which then fails with EFAULT.

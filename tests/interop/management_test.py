@@ -104,9 +104,20 @@ class Commands(Managed):
         text = self.lbd("info", "--socket", server.control)
         for word in (base, top, "disk"):
             self.assertIn(word, text)
-        told = json.dumps(json.loads(self.lbd("info", "--json", "--socket", server.control)))
+        told = json.loads(self.lbd("info", "--json", "--socket", server.control))
         for word in (base, top, "disk", str(4 * MIB)):
-            self.assertIn(word, told)
+            self.assertIn(word, json.dumps(told))
+        for layer in told["devices"][0]["layers"]:
+            path = layer["path"]
+            self.assertGreater(layer["allocated_bytes"], 0, path)
+            self.assertLessEqual(layer["allocated_bytes"], 5 * MIB, path)
+
+    def test_info_tells_addresses_in_full(self):
+        process = self.start(["sh", "-c", f"cd {self.dir} && exec {testing.lbd_binary()} serve -u s --socket c "
+                              "--source mem:1M"], ready=lambda: testing.accepts(self.path("s")))
+        told = json.loads(self.lbd("info", "--json", "--socket", self.path("c")))
+        self.assertEqual(told["addresses"], [self.path("s")])
+        self.assertEqual(process.stop(), 0)
 
     def test_shutdown(self):
         top = self.path("top.qcow2")

@@ -28,17 +28,15 @@ bool is_aligned(uint64_t offset, segments s, uint64_t unit) noexcept {
 
 // A file opened with O_DIRECT. Writes run on the home reactor, under a range lock in whole units,
 // so that the read-modify-write of one request never brings back what another has just replaced.
-class direct_device final : public block::block_device {
+class direct_device final : public file_device {
  public:
   explicit direct_device(std::unique_ptr<rt::file> file)
-      : home_(rt::reactor::current()),
-        unit_(file->info().direct_align_bytes),
-        file_(std::move(file), file_device::size_rule::fixed) {}
-
-  const block::limits& limits() const noexcept override { return file_.limits(); }
+      : file_device(std::move(file), size_rule::fixed),
+        home_(rt::reactor::current()),
+        unit_(file_device::file().info().direct_align_bytes) {}
 
   task<result<void>> read(uint64_t offset, segments to, io_opts io) override {
-    if (is_aligned(offset, to, unit_)) co_return co_await file_.read(offset, to, io);
+    if (is_aligned(offset, to, unit_)) co_return co_await file_device::read(offset, to, io);
     const uint64_t length = block::total_bytes(to);
     const uint64_t begin = base::round_down(offset, unit_);
     const uint64_t end = base::round_up(offset + length, unit_);
@@ -53,31 +51,27 @@ class direct_device final : public block::block_device {
     co_return co_await rt::call_on(home_, work);
   }
 
-  task<result<void>> flush(io_opts io) override { return file_.flush(io); }
-
   task<result<void>> discard(uint64_t offset, uint64_t length, io_opts io) override {
     const uint64_t begin = base::round_up(offset, unit_);
     const uint64_t end = base::round_down(offset + length, unit_);
     if (begin >= end) co_return result<void>{};
-    co_return co_await file_.discard(begin, end - begin, io);
+    co_return co_await file_device::discard(begin, end - begin, io);
   }
 
   task<result<void>> write_zeroes(uint64_t offset, uint64_t length, io_opts io) override {
     const bool whole = (offset | length) % unit_ == 0;
     // Partial units, and file systems without hole punching, go through write() and its lock.
     if (!whole) co_return co_await block_device::write_zeroes(offset, length, io);
-    co_return co_await file_.write_zeroes(offset, length, io);
+    co_return co_await file_device::write_zeroes(offset, length, io);
   }
 
-  task<result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
-                             io_opts io) override {
-    return file_.extents(offset, length, out, io);
-  }
+  // Past the page cache there are no pages to lend.
+  block::lease borrow(uint64_t /*offset*/, uint64_t /*length*/) noexcept override { return {}; }
 
  private:
   task<result<void>> read_whole(uint64_t begin, base::bytes_span whole, io_opts io) {
     const block::segment_list to{base::bytes_view(whole)};
-    co_return co_await file_.read(begin, to.view(), io);
+    co_return co_await file_device::read(begin, to.view(), io);
   }
 
   task<result<void>> write_at_home(uint64_t offset, segments from, io_opts io) {
@@ -85,7 +79,7 @@ class direct_device final : public block::block_device {
     const uint64_t begin = base::round_down(offset, unit_);
     const uint64_t end = base::round_up(offset + length, unit_);
     const auto held = co_await locks_.lock(begin, end - begin);
-    if (is_aligned(offset, from, unit_)) co_return co_await file_.write(offset, from, io);
+    if (is_aligned(offset, from, unit_)) co_return co_await file_device::write(offset, from, io);
     rt::buffer whole(end - begin);
     const auto first = whole.first(unit_), last = whole.span().last(unit_);
     if (begin != offset) CO_CHECK(co_await read_whole(begin, first, io));
@@ -93,20 +87,19 @@ class direct_device final : public block::block_device {
     if (end != offset + length && !same_unit) CO_CHECK(co_await read_whole(end - unit_, last, io));
     block::copy_from(from, whole.span().subspan(offset - begin, length));
     const block::segment_list all{base::bytes_view(whole.span())};
-    co_return co_await file_.write(begin, all.view(), io);
+    co_return co_await file_device::write(begin, all.view(), io);
   }
 
   rt::reactor& home_;
   const uint64_t unit_;
-  file_device file_;
   rt::range_lock locks_;
 };
 
 }  // namespace
 
-base::outcome<std::unique_ptr<block::block_device>> open_file_store(rt::file_system& files,
-                                                                    const std::string& path,
-                                                                    file_options options) {
+base::outcome<std::unique_ptr<block::file_device>> open_file_store(rt::file_system& files,
+                                                                   const std::string& path,
+                                                                   file_options options) {
   rt::open_options how;
   how.writable = options.writable;
   how.direct = options.direct;
@@ -114,15 +107,14 @@ base::outcome<std::unique_ptr<block::block_device>> open_file_store(rt::file_sys
   if (options.lock) CHECK(block::lock_image(*file, options.writable));
   const rt::file_info& info = file->info();
   if (!options.direct || info.direct_align_bytes <= 1)
-    return std::unique_ptr<block::block_device>(
-        std::make_unique<file_device>(std::move(file), file_device::size_rule::fixed));
+    return std::make_unique<file_device>(std::move(file), file_device::size_rule::fixed);
   if (info.size_bytes % info.direct_align_bytes != 0)
     return base::failure{base::errc::inval,
                          "'" + path + "' has " + std::to_string(info.size_bytes) +
                              " bytes, no multiple of the " +
                              std::to_string(info.direct_align_bytes) +
                              " that direct=1 needs (extend it, or leave direct out)"};
-  return std::unique_ptr<block::block_device>(std::make_unique<direct_device>(std::move(file)));
+  return std::unique_ptr<file_device>(std::make_unique<direct_device>(std::move(file)));
 }
 
 }  // namespace lbd::store

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "block/device.h"
+#include "block/file_device.h"
 #include "rt/file.h"
 
 namespace lbd::store {
@@ -23,8 +23,8 @@ struct file_options {
 // file as QEMU does. Blocks (control path). Errors: what open said, busy when another program has
 // it, inval for a direct file whose size is no multiple of its alignment; each names the path and
 // the remedy.
-base::outcome<std::unique_ptr<block::block_device>> open_file_store(rt::file_system& files,
-                                                                    const std::string& path,
-                                                                    file_options options);
+base::outcome<std::unique_ptr<block::file_device>> open_file_store(rt::file_system& files,
+                                                                   const std::string& path,
+                                                                   file_options options);
 
 }  // namespace lbd::store
