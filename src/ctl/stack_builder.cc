@@ -117,6 +117,8 @@ class opener {
     CO_TRY(auto device, co_await store::nbd_device::open(runtime_, options));
     open_layer out;
     out.kind = "nbd";
+    // As others, who may run elsewhere, have to name it.
+    if (!from.socket_path.empty()) from.socket_path = absolute_path(from.socket_path);
     out.path = uri::to_text(from);
     out.nbd = std::move(device);
     out.flat = out.nbd;

@@ -118,6 +118,16 @@ class Servers(interop.Case):
                    ready=lambda: testing.accepts(("127.0.0.1", port)))
         self.check_overlay(f"localhost:{port}")
 
+    def test_a_relative_socket_is_recorded_so_that_qemu_finds_it_from_anywhere(self):
+        uri = self.lower("qemu-nbd", "-t", "-e", "8", "-f", "raw", "-r", "-k", "{socket}", self.base)
+        top = self.path("top.qcow2")
+        words = "serve -u s --socket c -E top.qcow2 -n 'nbd+unix:///?socket=lower'"
+        process = self.start(["sh", "-c", f"cd {self.dir} && exec {testing.lbd_binary()} {words}"],
+                             ready=lambda: testing.accepts(self.path("s")))
+        self.assertEqual(process.stop(), 0)
+        self.assertEqual(self.image_info(top)["backing-filename"], uri)
+        self.run_ok("qemu-img", "compare", "-f", "qcow2", "-F", "raw", top, self.base)
+
     def test_writes_pass_through_to_a_lone_nbd_layer(self):
         uri = self.lower("qemu-nbd", "-t", "-e", "8", "-f", "raw", "-k", "{socket}", self.base)
         server = self.serve("-n", uri)
