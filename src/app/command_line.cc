@@ -407,7 +407,8 @@ outcome<ctl::command> parse_command_line(const std::vector<std::string>& words) 
   } catch (const CLI::CallForHelp&) {
     const CLI::App& command = find_command(*app, words);
     const CLI::App* above = command.get_parent();
-    const std::string before = above == nullptr ? "" : "lbd " + title_of(*above);
+    const std::string group = above == nullptr ? "" : title_of(*above);
+    const std::string before = above == nullptr ? "" : group.empty() ? "lbd" : "lbd " + group;
     return ctl::command(ctl::print_command{command.help(before)});
   } catch (const CLI::CallForVersion& e) {
     return ctl::command(ctl::print_command{std::string(e.what()) + "\n"});

@@ -28,7 +28,9 @@ std::string command_case(const command_entry& command) {
     if (option.takes.empty()) continue;
     after += "        " + joined(option.names, "|") + ") ";
     const std::string offer = offers(option);
-    after += offer.empty() ? "return" : "COMPREPLY=($(compgen " + offer + " -- \"$word\")); return";
+    // Names of files may have blanks in them.
+    after += offer.empty() ? "return"
+                           : "mapfile -t COMPREPLY < <(compgen " + offer + " -- \"$word\"); return";
     after += " ;;\n";
   }
   const bool nested = command.name.find(' ') != std::string::npos;
@@ -36,7 +38,7 @@ std::string command_case(const command_entry& command) {
   if (!after.empty()) out += "      case \"$before\" in\n" + after + "      esac\n";
   out += "      COMPREPLY=($(compgen -W '" + words + "' -- \"$word\"))\n";
   if (command.name == "add-layer")
-    out += "      [[ $word != -* ]] && COMPREPLY+=($(compgen -f -- \"$word\"))\n";
+    out += "      [[ $word == -* ]] || mapfile -t COMPREPLY < <(compgen -f -- \"$word\")\n";
   if (command.name == "completion") out += "      COMPREPLY=($(compgen -W bash -- \"$word\"))\n";
   return out + "      ;;\n";
 }
@@ -60,8 +62,11 @@ std::string bash_completion() {
   }
   return "# bash completion for lbd; load it with: source <(lbd completion bash)\n"
          "_lbd() {\n"
-         "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
+         "  local word=${COMP_WORDS[COMP_CWORD]//\\\\/} before=${COMP_WORDS[COMP_CWORD-1]}\n"
          "  local command=${COMP_WORDS[1]}\n"
+         "  # --option=VALUE comes as three words.\n"
+         "  [[ $word == = ]] && word=\n"
+         "  [[ $before == = ]] && before=${COMP_WORDS[COMP_CWORD-2]}\n"
          "  COMPREPLY=()\n"
          "  if ((COMP_CWORD == 1)); then\n"
          "    COMPREPLY=($(compgen -W '" +
