@@ -92,8 +92,13 @@ rt::task<base::outcome<rt::socket>> connect_and_ask(exchange& e) {
 answer to_answer(const std::string& line, exchange& e) {
   const auto response = jsonrpc::parse_response(line);
   if (!response) return broken(e, "does not speak JSON-RPC: " + response.error().message);
-  if (response->result == nullptr) return jsonrpc::to_failure(*response);
-  return response->result;
+  if (response->result != nullptr) return response->result;
+  base::failure why = jsonrpc::to_failure(*response);
+  if (response->code == jsonrpc::method_not_found)
+    why.message = "the server at " + e.path +
+                  " is of another kind (lbd serve has layers, lbd daemon " +
+                  "devices): " + why.message;
+  return why;
 }
 
 rt::task<answer> exchange_lines(exchange& e) {

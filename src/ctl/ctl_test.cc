@@ -187,12 +187,15 @@ TEST(holdings, joins_neighbours_of_one_kind_and_layer) {
   EXPECT_EQ(runs[2].length_bytes, 1024u);
 }
 
+const std::string refusal =
+    "cannot make 'bad': File exists (choose a name that is free, or remove it)";
+
 class fake_server final : public management {
  public:
   server_report report() override { return sample_report(); }
   rt::task<base::outcome<void>> add_layer(std::string device, std::string file) override {
     added.push_back(device + ":" + file);
-    if (file == "bad") co_return base::failure{base::errc::exist, "'bad' exists"};
+    if (file == "bad") co_return base::failure{base::errc::exist, refusal};
     co_return base::outcome<void>{};
   }
   void shutdown() override { stopped = true; }
@@ -258,7 +261,7 @@ TEST_F(protocols, json_rpc_refuses_what_it_does_not_know) {
   const auto refused =
       ask_rpc(R"({"jsonrpc":"2.0","id":1,"method":"add_layer","params":{"file":"bad"}})");
   EXPECT_EQ(refused["error"]["code"], EEXIST);
-  EXPECT_EQ(refused["error"]["message"], "'bad' exists");
+  EXPECT_EQ(refused["error"]["message"], refusal);
   EXPECT_EQ(ask(rpc_, R"({"jsonrpc":"2.0","method":"ping"})").text, "");
 }
 
@@ -268,7 +271,7 @@ TEST_F(protocols, text_answers_and_closes_after_the_unknown) {
   EXPECT_EQ(ask(text_, "LIVE_ADD_LAYER /a b").text, "true\n");
   EXPECT_THAT(server_.added, ElementsAre(":/a b"));
   const line_reply failed = ask(text_, "LIVE_ADD_LAYER bad");
-  EXPECT_EQ(failed.text, "ERROR 'bad' exists\n");
+  EXPECT_EQ(failed.text, "ERROR " + refusal + "\n");
   EXPECT_FALSE(failed.close);
   const line_reply unknown = ask(text_, "FROB");
   EXPECT_TRUE(unknown.text.starts_with("ERROR "));

@@ -163,7 +163,8 @@ base::outcome<void> pid_file::write(const std::string& path) {
   const auto code = static_cast<errc>(errno);
   if (fd >= 0) ::close(fd);
   if (!written)
-    return failure{code, "cannot write the pid file '" + path + "': " + base::to_string(code)};
+    return failure{code, "--pid-file: cannot write '" + path + "': " + base::to_string(code) +
+                             " (choose a path in a folder that exists and can be written)"};
   path_ = path;
   return {};
 }

@@ -139,7 +139,9 @@ outcome<void> serving::add_export(served_stack& stack) {
   options.name = stack.export_name();
   options.device = &stack.device();
   options.read_only = stack.read_only();
-  return nbd_.add_export(std::move(options));
+  const auto added = nbd_.add_export(std::move(options));
+  if (!added) return at_option("--name", added.error());
+  return {};
 }
 
 // Tries again while an address is taken or an image locked: a server that has just died gives its
@@ -183,9 +185,7 @@ rt::task<outcome<void>> serving::listen_unix(std::string option, std::string pat
   const std::function<outcome<void>()> attempt = [&listen, &address] { return listen(*address); };
   const outcome<void> done = co_await patiently(attempt);
   if (done) co_return done;
-  failure why = at_option(option, done.error());
-  if (why.code == errc::noent) why.message += " (make the folder first)";
-  co_return why;
+  co_return at_option(option, done.error());
 }
 
 rt::task<outcome<void>> serving::listen_to_clients() {

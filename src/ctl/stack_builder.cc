@@ -150,28 +150,35 @@ class opener {
   uint64_t cache_bytes_ = 0;
 };
 
-rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const layer_spec& spec,
-                                            bool writable, size_t layers,
-                                            const std::atomic<bool>* abandoned) {
-  if (abandoned != nullptr && abandoned->load(std::memory_order_relaxed))
+// What to do where a layer that is to be written cannot be.
+const char* remedy_for_denied(const open_mode& mode) noexcept {
+  return mode.create ? "; serve it with -r, or put a change file (-E) on top"
+                     : "; this command writes it";
+}
+
+rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const stack_spec& stack,
+                                            size_t index, const open_mode& mode) {
+  const layer_spec& spec = stack.layers[index];
+  const bool writable = index == mode.writable;
+  if (mode.abandoned != nullptr && mode.abandoned->load(std::memory_order_relaxed))
     co_return failure{errc::canceled, "stopped while opening " + to_text(spec)};
   const bool is_change_file = spec.how == layer_option::expandable;
   if (is_change_file && !uri::has_gluster_scheme(spec.text) && !exists(spec.text))
     co_return at_layer(
-        spec, writable ? "there is no such file"
+        spec, writable ? "there is no such file (check the path)"
                        : "there is no such file (only the topmost, writable layer is made)");
   auto source = source_of(spec);
   if (!source) co_return at_layer(spec, source.error());
   // An image named as a source is somebody else's: never written.
   const bool foreign = std::holds_alternative<uri::qcow2_source>(*source) && !is_change_file;
-  opener with(runtime, writable && !foreign, true, abandoned);
-  with.share_cache(layers);
+  opener with(runtime, writable && !foreign, true, mode.abandoned);
+  with.share_cache(stack.layers.size());
   auto opened = co_await with.open(*std::move(source));
   if (!opened) {
     failure why = opened.error();
     const bool denied = why.code == errc::access || why.code == errc::rofs;
-    if (writable && denied && why.message.find("-r") == std::string::npos)
-      why.message += "; serve it with -r, or put a change file (-E) on top";
+    if (writable && denied && why.message.find("with -r") == std::string::npos)
+      why.message += remedy_for_denied(mode);
     co_return at_layer(spec, why);
   }
   if (is_change_file) opened->kind = "expandable";
@@ -220,8 +227,11 @@ outcome<uint64_t> size_for_open(const stack_spec& spec, const open_layer& top) {
   return wanted;
 }
 
-outcome<void> check_size(uint64_t size_bytes) {
-  if (size_bytes == 0) return failure{errc::inval, "the topmost layer is empty: add -s SIZE"};
+outcome<void> check_size(const layer_spec& source, uint64_t size_bytes) {
+  if (size_bytes == 0)
+    return at_layer(source,
+                    "is empty: make it larger, or put a change file with a size on top (-E FILE "
+                    "-s SIZE)");
   if (size_bytes > overlay::largest_size_bytes)
     return failure{errc::inval, "a device of " + base::format_size(size_bytes) +
                                     " is too large: at most " +
@@ -234,14 +244,15 @@ rt::task<outcome<void>> open_all(rt::runtime& runtime, const stack_spec& spec,
   CO_TRY(const bool make_top, co_await makes_top(runtime, spec, mode));
   for (size_t i = spec.layers.size(); i-- > (make_top ? 1u : 0u);) {
     co_await rt::yield_now{};  // thousands of layers: a signal to stop is heard between them
-    auto opened = co_await open_layer_at(runtime, spec.layers[i], i == mode.writable,
-                                         spec.layers.size(), mode.abandoned);
+    auto opened = co_await open_layer_at(runtime, spec, i, mode);
     if (!opened) co_return opened.error();
     out.layers.insert(out.layers.begin(), *std::move(opened));
   }
   auto size = make_top ? size_for_new(spec, out.layers) : size_for_open(spec, out.layers.front());
   if (!size) co_return size.error();
-  CO_CHECK(check_size(*size));
+  // The layer whose size it is, where none was given.
+  const bool from_below = make_top && spec.layers.size() > 1;
+  CO_CHECK(check_size(spec.layers[from_below ? 1 : 0], *size));
   out.size_bytes = *size;
   if (!make_top) co_return outcome<void>{};
   auto made = co_await make_change_file(runtime, spec.layers.front().text, *size, out.layers,

@@ -229,18 +229,55 @@ class os_file final : public file {
   write_patience patience_;
 };
 
-failure open_failure(const std::string& path, const char* what, int error) {
-  std::string remedy;
-  if (error == ENOENT) remedy = " (check the path, or create the file first)";
-  if (error == EACCES || error == EPERM) remedy = " (check its permissions, or open it read-only)";
-  if (error == EROFS) remedy = " (the file system is read-only: open it read-only)";
+failure file_failure(const std::string& path, const char* what, int error,
+                     const std::string& remedy = "") {
   return failure{static_cast<errc>(error), std::string("cannot ") + what + " '" + path + "': " +
                                                base::to_string(static_cast<errc>(error)) + remedy};
 }
 
+const char* remedy_for_new(int error) noexcept {
+  switch (error) {
+    case EEXIST:
+      return " (choose a name that is free, or remove it)";
+    case ENOENT:
+    case ENOTDIR:
+      return " (make its folder first)";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return " (choose a folder that can be written)";
+    default:
+      return "";
+  }
+}
+
+const char* remedy_for_existing(int error, bool writable) noexcept {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return " (check the path, or create the file first)";
+    case EACCES:
+    case EPERM:
+      return writable ? " (check its permissions, or open it read-only)"
+                      : " (check its permissions, and those of its folder)";
+    case EROFS:
+      return " (mount its file system writable, or open it read-only)";
+    case EISDIR:
+    case ENXIO:
+      return " (name a file or a block device)";
+    default:
+      return "";
+  }
+}
+
+failure open_failure(const std::string& path, const open_options& options, int error) {
+  if (options.create) return file_failure(path, "make", error, remedy_for_new(error));
+  return file_failure(path, "open", error, remedy_for_existing(error, options.writable));
+}
+
 base::outcome<file_info> inspect(int fd, const std::string& path, open_options options) {
   struct stat st {};
-  if (::fstat(fd, &st) != 0) return open_failure(path, "inspect", errno);
+  if (::fstat(fd, &st) != 0) return file_failure(path, "inspect", errno);
   file_info info;
   info.path = path;
   info.writable = options.writable;
@@ -251,7 +288,7 @@ base::outcome<file_info> inspect(int fd, const std::string& path, open_options o
     info.device_id = st.st_rdev;
     info.inode = 0;
     if (::ioctl(fd, BLKGETSIZE64, &info.size_bytes) != 0)
-      return open_failure(path, "find the size of", errno);
+      return file_failure(path, "find the size of", errno);
     int sector = 512;
     if (::ioctl(fd, BLKSSZGET, &sector) == 0 && options.direct)
       info.direct_align_bytes = static_cast<uint32_t>(sector);
@@ -280,6 +317,9 @@ class os_file_system final : public file_system {
 }  // namespace
 
 base::outcome<std::unique_ptr<file>> open_file(const std::string& path, open_options options) {
+  if (path.find('\0') != std::string::npos)
+    return failure{errc::inval, "'" + std::string(path.c_str()) +
+                                    "' goes on after a zero byte, which no path may contain"};
   int flags = O_CLOEXEC | (options.writable ? O_RDWR : O_RDONLY);
   if (options.create) flags |= O_CREAT | (options.exclusive ? O_EXCL : 0);
   if (options.direct) flags |= O_DIRECT;
@@ -289,7 +329,7 @@ base::outcome<std::unique_ptr<file>> open_file(const std::string& path, open_opt
       return failure{errc::inval, "cannot open '" + path +
                                       "' with direct=1: its file system has no O_DIRECT "
                                       "(leave direct out)"};
-    return open_failure(path, "open", errno);
+    return open_failure(path, options, errno);
   }
   auto info = inspect(fd, path, options);
   if (!info) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Every test runs on both back ends of the operating system.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -144,6 +145,41 @@ TEST(file, open_errors_name_the_path_and_the_remedy) {
   EXPECT_NE(r.error().message.find("'/nonexistent/x'"), std::string::npos);
 }
 
+TEST(file, a_path_does_not_end_at_a_zero_byte) {
+  const auto r = open_file(std::string("/etc/passwd\0.img", 16), {});
+  ASSERT_FALSE(r);
+  EXPECT_EQ(r.error().code, base::errc::inval);
+  EXPECT_EQ(r.error().message.find('\0'), std::string::npos);
+}
+
+TEST(file, a_file_that_cannot_be_made_has_another_remedy) {
+  const open_options made{.writable = true, .create = true, .exclusive = true};
+  const auto nowhere = open_file("/nonexistent/x", made);
+  ASSERT_FALSE(nowhere);
+  EXPECT_NE(nowhere.error().message.find("make its folder"), std::string::npos)
+      << nowhere.error().message;
+  const auto there = open_file("/etc/passwd", made);
+  ASSERT_FALSE(there);
+  EXPECT_EQ(there.error().code, base::errc::exist);
+  EXPECT_NE(there.error().message.find("name that is free"), std::string::npos)
+      << there.error().message;
+}
+
+TEST(file, tells_the_space_it_takes) {
+  const std::string path = temp_path();
+  ASSERT_EQ(::truncate(path.c_str(), 1 << 20), 0);
+  const auto f = open_file(path, {});
+  ASSERT_TRUE(f);
+  EXPECT_EQ((*f)->allocated_bytes(), 0u);
+  const int fd = ::open(path.c_str(), O_WRONLY);
+  EXPECT_EQ(::pwrite(fd, path.data(), path.size(), 0), static_cast<ssize_t>(path.size()));
+  ::fsync(fd);
+  ::close(fd);
+  EXPECT_GT((*f)->allocated_bytes(), 0u);
+  EXPECT_LT((*f)->allocated_bytes(), 1u << 20);
+  ::unlink(path.c_str());
+}
+
 task<result<size_t>> echo_server(socket& listener) {
   auto accepted = co_await listener.accept();
   if (!accepted) co_return accepted.error();
@@ -195,6 +231,14 @@ TEST_P(rt_backends, sockets_carry_bytes_both_ways) {
   auto taken = socket::listen(*socket_address::unix_path(path));
   ASSERT_FALSE(taken);
   EXPECT_EQ(static_cast<int>(taken.error().code), EADDRINUSE);
+  ::unlink(path.c_str());
+}
+
+TEST(socket, a_file_that_is_no_socket_is_told_as_such) {
+  const std::string path = temp_path();
+  const auto l = socket::listen(*socket_address::unix_path(path));
+  ASSERT_FALSE(l);
+  EXPECT_NE(l.error().message.find("no socket"), std::string::npos) << l.error().message;
   ::unlink(path.c_str());
 }
 

@@ -17,15 +17,30 @@ using base::errc;
 using base::failure;
 using base::io_error;
 
+const char* listen_remedy(int error) noexcept {
+  switch (error) {
+    case EADDRINUSE:
+      return ": something else listens there (choose another, or stop it)";
+    case EEXIST:
+      return ": what lies there is no socket (choose another path)";
+    case EACCES:
+      return " (permission denied: choose a port of 1024 or more, or a path you may write)";
+    case EADDRNOTAVAIL:
+      return " (choose an address that this host has)";
+    case ENOENT:
+    case ENOTDIR:
+      return " (make the folder first)";
+    case EROFS:
+      return " (choose a folder that can be written)";
+    default:
+      return "";
+  }
+}
+
 failure listen_failure(const socket_address& a, int error) {
-  std::string remedy;
-  if (error == EADDRINUSE) remedy = ": something else listens there (choose another, or stop it)";
-  if (error == EACCES)
-    remedy =
-        " (permission denied: choose a port of 1024 or more, or a path you "
-        "may write)";
   return failure{static_cast<errc>(error), "cannot listen on " + a.text() + ": " +
-                                               base::to_string(static_cast<errc>(error)) + remedy};
+                                               base::to_string(static_cast<errc>(error)) +
+                                               listen_remedy(error)};
 }
 
 // Whether somebody accepts connections at a Unix socket path.
@@ -46,7 +61,9 @@ int bind_once(int fd, const socket_address& a) {
   if (errno != EADDRINUSE || !a.is_unix()) return errno;
   const char* path = reinterpret_cast<const sockaddr_un*>(a.get())->sun_path;
   struct stat st {};
-  if (::lstat(path, &st) != 0 || !S_ISSOCK(st.st_mode) || unix_socket_lives(a)) return EADDRINUSE;
+  if (::lstat(path, &st) != 0) return EADDRINUSE;
+  if (!S_ISSOCK(st.st_mode)) return EEXIST;
+  if (unix_socket_lives(a)) return EADDRINUSE;
   ::unlink(path);
   return ::bind(fd, a.get(), a.bytes) == 0 ? 0 : errno;
 }
@@ -149,7 +166,8 @@ base::outcome<std::vector<socket_address>> socket_address::resolve(const std::st
   addrinfo* list = nullptr;
   const int rc = ::getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
   if (rc != 0)
-    return failure{errc::noent, "cannot resolve '" + host + ":" + port + "': " + gai_strerror(rc)};
+    return failure{errc::noent, "cannot resolve '" + host + ":" + port + "': " + gai_strerror(rc) +
+                                    " (check the name, or write a number)"};
   std::vector<socket_address> out;
   for (const addrinfo* i = list; i != nullptr; i = i->ai_next) {
     socket_address a;

@@ -26,7 +26,8 @@ class CommandLine(interop.Case):
         text = self.lbd("--help")
         for command in ("serve", "ping", "info", "shutdown", "add-layer", "commit", "flatten", "map"):
             self.assertIn(command, text)
-            self.assertIn("--help", self.lbd(command, "--help"))
+            self.assertRegex(self.lbd(command, "--help"), rf"Usage: lbd {command} (.|\n)*--help")
+        self.assertIn("Usage: lbd device create ", self.lbd("device", "create", "--help"))
         for option in ("-l", "-u", "-a", "-s", "-r", "--name", "-E", "-f", "-n", "--source", "--pid-file"):
             self.assertIn(option, self.lbd("serve", "--help"))
 
@@ -47,6 +48,7 @@ class CommandLine(interop.Case):
             self.fails(USAGE, self.serve_words("-l", text, "-f", flat), "-l")
         self.fails(USAGE, self.serve_words("-a", "x:y:z", "-f", flat), "-a")
         self.fails(USAGE, self.serve_words("-f", flat, "-s", "1M", "-s", "2M"), "-s")
+        self.fails(FAILED, self.serve_words("--name", "x" * 4097, "-f", flat), "--name")
 
     def test_layers_that_cannot_be_opened(self):
         missing = self.path("missing.img")
@@ -55,6 +57,9 @@ class CommandLine(interop.Case):
         self.fails(FAILED, self.serve_words("-s", "1M", "-E", self.path("no/folder/x.qcow2")),
                    self.path("no/folder/x.qcow2"))
         self.fails(FAILED, self.serve_words("--source", f"qcow2:{missing}"), missing)
+        with open(self.path("empty"), "wb"):
+            pass
+        self.assertIn("-E", self.fails(FAILED, self.serve_words("-f", self.path("empty")), self.path("empty")))
         for source in ("nonsense:1", "mem:", "mem:x", "file:", "nbd:"):
             done = self.lbd_fails(*self.serve_words("--source", source), names=[source], timeout_s=20)
             self.assertIn(done.returncode, (USAGE, FAILED))
@@ -81,10 +86,51 @@ class CommandLine(interop.Case):
         server = self.serve("-E", self.path("top.qcow2"), "-f", base)
         self.run_ok("qemu-io", "-f", "raw", "-c", "write 0 64k", server.uri)
 
-    def test_completion_knows_the_commands(self):
-        script = self.lbd("completion", "bash")
-        self.assertIn("add-layer", script)
-        self.run_ok("bash", "-n", "-c", script)
+    def test_what_cannot_be_made_names_a_remedy_for_that(self):
+        self.assertIn("folder", self.fails(FAILED, self.serve_words("-s", "1M", "-E", self.path("no/x"))))
+        flat, copy = self.data_file("flat.img", MIB), self.path("copy.img")
+        self.lbd("flatten", "-f", flat, "-o", copy)
+        self.assertIn("free", self.fails(FAILED, ["flatten", "-f", flat, "-o", copy], copy))
+        words = ["serve", "--socket", self.path("c"), "--source", "mem:1M"]
+        self.assertIn("folder", self.fails(FAILED, [*words, "-u", self.path("no/s")], self.path("no/s")))
+        self.assertIn("no socket", self.fails(FAILED, [*words, "-u", flat], flat))
+        self.assertIn("address", self.fails(FAILED, [*words, "-l", "192.0.2.1:1234"], "192.0.2.1:1234"))
+        self.assertIn("folder", self.fails(FAILED, [*words, "-u", self.path("s"), "--pid-file", self.path("no/p")],
+                                           self.path("no/p"), "--pid-file"))
+
+    def test_a_read_only_file_system_and_what_helps(self):
+        place = self.tmpfs("2M")
+        flat, top = f"{place}/flat.img", self.path("top.qcow2")
+        self.run_ok("truncate", "-s", "1M", flat)
+        self.run_ok("mount", "-o", "remount,ro", place)
+        self.fails(FAILED, self.serve_words("-f", flat), flat, "with -r", "-E")
+        self.fails(FAILED, self.serve_words("-E", f"{place}/new.qcow2", "-f", flat), "new.qcow2", "folder")
+        self.assertEqual(self.serve("-r", "-f", flat).stop(), 0)
+        server = self.serve("-E", top, "-f", flat)
+        self.run_ok("qemu-io", "-f", "raw", "-c", "write -P 1 0 64k", server.uri)
+        self.assertEqual(server.stop(), 0)
+        error = self.fails(FAILED, ["commit", "-E", top, "-f", flat], flat, "mount")
+        self.assertNotIn("with -r", error)
+
+    def complete(self, *words):
+        """What bash offers for the last of the words, in the test's folder."""
+        script = ('cd "$1"; shift; source <("$1" completion bash); shift; COMP_WORDS=(lbd "$@"); '
+                  'COMP_CWORD=$#; _lbd; printf "%s\\n" "${COMPREPLY[@]}"')
+        return self.run_ok("bash", "-c", script, "-", self.dir, testing.lbd_binary(), *words).stdout.splitlines()
+
+    def test_completion(self):
+        self.run_ok("bash", "-n", "-c", self.lbd("completion", "bash"))
+        self.data_file("a disk.img", MIB)
+        self.data_file("another.img", MIB)
+        self.assertEqual(self.complete("add"), ["add-layer"])
+        self.assertEqual(self.complete("serve", "--clu"), ["--cluster-size"])
+        self.assertEqual(self.complete("serve", "--io", "t"), ["threads"])
+        files = ["a disk.img", "another.img"]
+        self.assertEqual(sorted(self.complete("serve", "-f", "a")), files)
+        self.assertEqual(self.complete("serve", "-f", "a\\ d"), files[:1])
+        self.assertEqual(sorted(self.complete("serve", "--flat", "=", "a")), files)
+        self.assertEqual(sorted(self.complete("add-layer", "a")), files)
+        self.assertEqual(sorted(self.complete("device", "re")), ["remove", "rename", "resume"])
 
     def test_errors_speak_of_remedies(self):
         error = self.fails(FAILED, self.serve_words("-f", self.path("missing.img")))

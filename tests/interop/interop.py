@@ -3,7 +3,9 @@
 
 import hashlib
 import json
+import os
 import random
+import subprocess
 
 import testing
 
@@ -41,6 +43,17 @@ class Case(testing.Case):
                     file.seek(offset)
                     file.write(bytes(min(MIB, size - offset)))
         return path
+
+    def tmpfs(self, size):
+        """A folder that is a small memory file system; skips the test where none can be mounted."""
+        folder = self.path("small")
+        os.mkdir(folder)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "lbd-test", folder],
+                              capture_output=True, check=False)
+        if done.returncode:
+            self.skipTest("cannot mount a tmpfs here")
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False)
+        return folder
 
     def lbd(self, *args, **options):
         """Runs an lbd command that must succeed; returns what it printed."""

@@ -97,6 +97,10 @@ class Commands(Managed):
     def test_ping_nobody_is_one_line(self):
         self.lbd_fails("ping", "--socket", self.path("nobody"), names=[self.path("nobody")])
 
+    def test_a_server_of_another_kind_is_told_as_such(self):
+        server = self.serve("--source", "mem:1M")
+        self.lbd_fails("device", "ls", "--socket", server.control, names=[server.control, "lbd daemon"])
+
     def test_info_tells_layers_clients_and_counters(self):
         base, top = self.data_file("base.img", 4 * MIB), self.path("top.qcow2")
         server = self.serve("-E", top, "-f", base, name="disk")
@@ -201,6 +205,13 @@ class JsonRpc(Managed):
                                ('{"jsonrpc":"2.0","id":1,"method":5}', -32600)):
                 self.assertEqual(json.loads(client.ask(line))["error"]["code"], code, line)
             self.assertIn("result", self.call(client, "ping"))
+
+    def test_a_file_name_with_a_zero_byte_is_refused(self):
+        server = self.serve("-s", "1M", "-E", self.path("top.qcow2"))
+        with Lines(server.control) as client:
+            answer = self.call(client, "add_layer", file=self.path("short\0.qcow2"))
+        self.assertIn("zero byte", answer["error"]["message"])
+        self.assertFalse(os.path.exists(self.path("short")))
 
     def test_a_flood_is_bounded_and_others_are_served(self):
         server = self.serve("--source", "mem:1M")

@@ -3,7 +3,6 @@
 
 import os
 import resource
-import subprocess
 
 import interop
 import testing
@@ -15,16 +14,6 @@ class NoSpace(interop.Case):
         super().setUp()
         self.nbd = testing.require_module("nbd")
         testing.require("qemu-img")
-
-    def small_tmpfs(self, size):
-        mount = self.path("small")
-        os.mkdir(mount)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "lbd-test", mount],
-                              capture_output=True, check=False)
-        if done.returncode:
-            self.skipTest("cannot mount a tmpfs here")
-        self.addCleanup(subprocess.run, ["umount", "-l", mount], check=False)
-        return mount
 
     def fill(self, uri):
         """Writes until ENOSPC; returns {offset: byte} of what was answered as written."""
@@ -70,7 +59,7 @@ class NoSpace(interop.Case):
         self.assertEqual(server.stop(), 0)
 
     def test_change_file_on_a_full_tmpfs(self):
-        mount = self.small_tmpfs("8M")
+        mount = self.tmpfs("8M")
         ballast = os.path.join(mount, "ballast")
         with open(ballast, "wb") as file:
             file.write(bytes(2 * MIB))
@@ -79,7 +68,7 @@ class NoSpace(interop.Case):
 
     def test_change_file_over_data_on_a_full_tmpfs(self):
         base = self.data_file("base.img", 64 * MIB, holes=False)
-        mount = self.small_tmpfs("8M")
+        mount = self.tmpfs("8M")
         ballast = os.path.join(mount, "ballast")
         with open(ballast, "wb") as file:
             file.write(bytes(2 * MIB))
@@ -111,7 +100,7 @@ class NoSpace(interop.Case):
         self.assert_clean(top)
 
     def test_flat_sparse_file_on_a_full_tmpfs(self):
-        mount = self.small_tmpfs("4M")
+        mount = self.tmpfs("4M")
         flat = os.path.join(mount, "flat.img")
         with open(flat, "wb") as file:
             file.truncate(32 * MIB)

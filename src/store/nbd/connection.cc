@@ -91,7 +91,9 @@ task<outcome<rt::socket>> nbd_connection::connect(uint64_t due_ns) {
   for (size_t i = 0; i < shared_->addresses.size(); ++i) {
     auto s = co_await rt::socket::connect(shared_->addresses[i], due_ns, abandoned_);
     if (s) co_return std::move(*s);
-    last = failure{s.error().code, base::to_string(s.error().code)};
+    const errc code = s.error().code;
+    const bool nobody = code == errc{ECONNREFUSED} || code == errc::noent;
+    last = failure{code, base::to_string(code) + (nobody ? " (is it running?)" : "")};
     if (is_abandoned()) break;
   }
   co_return last;

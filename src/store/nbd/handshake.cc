@@ -60,7 +60,8 @@ failure refused(const reply& r, const std::string& export_name) {
   const std::string said = r.data.empty() ? "" : " (it says: " + nbd::printable(r.data) + ")";
   switch (r.type) {
     case nbd::option_reply::err_unknown:
-      return {errc::noent, "the server has no export '" + export_name + "'" + said};
+      return {errc::noent, "the server has no export '" + export_name + "'" + said +
+                               "; name another (nbdinfo --list shows them)"};
     case nbd::option_reply::err_tls_reqd:
       return {errc::access, "the server insists on TLS, which is not supported" + said};
     case nbd::option_reply::err_shutdown:

@@ -103,13 +103,9 @@ task<outcome<void>> nbd_device::connect_first() {
   rt::reactor& here = rt::reactor::current();
   auto c = std::make_shared<nbd_connection>(here, shared_);
   const auto opened = co_await nbd_connection::open(c, true, options_.abandoned);
-  if (!opened) {
-    const errc code = opened.error().code;
-    const char* remedy =
-        code == errc{ECONNREFUSED} || code == errc::noent ? " (is it running?)" : "";
-    if (code == errc::protocol || code == errc::access) remedy = "";
-    co_return failure{code, "NBD server " + shared_->peer + ": " + opened.error().message + remedy};
-  }
+  if (!opened)
+    co_return failure{opened.error().code,
+                      "NBD server " + shared_->peer + ": " + opened.error().message};
   connections_.push_back(c);
   here_[here.index()].push_back(c.get());
   if (shared_->session.size_bytes > uint64_t{INT64_MAX}) {

@@ -17,6 +17,7 @@ namespace {
 
 using base::errc;
 using testing::HasSubstr;
+using testing::Not;
 using namespace std::chrono_literals;
 
 constexpr uint64_t ms = 1'000'000;
@@ -219,6 +220,8 @@ TEST_P(nbd_store, a_refused_export_is_named) {
   EXPECT_EQ(r.error().code, errc::noent);
   EXPECT_THAT(r.error().message, HasSubstr("'blue'"));
   EXPECT_THAT(r.error().message, HasSubstr("no such?[31m thing"));
+  EXPECT_THAT(r.error().message, HasSubstr("name another"));
+  EXPECT_THAT(r.error().message, Not(HasSubstr("is it running?")));
 }
 
 TEST_P(nbd_store, a_silent_server_takes_no_longer_than_allowed) {
