@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// For the tests of mounted folders: devices that can be made to wait and fail, a catalog of them,
-// and a mount served in a thread of its own.
+// For the tests of mounted folders: a catalog of devices, and a mount served in a thread of its
+// own.
 #pragma once
 
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 #include <thread>
 #include <vector>
 
-#include "block/segments.h"
+#include "export/device_test.h"
 #include "export/fuse/mount.h"
 #include "export/waiting_test.h"
 
@@ -29,88 +29,9 @@ namespace lbd::fuse {
 using base::errc;
 using base::result;
 using export_tests::pattern;
+using export_tests::test_device;
 using export_tests::wait_until;
 using rt::task;
-
-// Memory with switches. They may be turned from any thread.
-class test_device final : public block::block_device {
- public:
-  explicit test_device(size_t bytes) : memory(bytes) { limits_.size_bytes = bytes; }
-
-  std::vector<std::byte> memory;
-  block::limits limits_;
-  std::atomic<bool> hold{false};
-  std::atomic<errc> error{errc::ok};
-  std::atomic<bool> lend{false};
-  std::vector<block::extent> map;  // what extents() says; empty: data
-  std::atomic<int> started{0}, finished{0}, flushes{0}, opens{0}, reads{0}, canceled{0};
-  std::atomic<uint32_t> last_flags{0};
-  std::atomic<uint64_t> longest{0};
-
-  const block::limits& limits() const noexcept override { return limits_; }
-
-  task<result<void>> read(uint64_t offset, rt::segments to, block::io_opts io) override {
-    ++reads;
-    CO_CHECK(co_await begin(block::total_bytes(to), io));
-    block::copy_to(to, base::bytes_view(memory).subspan(offset));
-    co_return end();
-  }
-  task<result<void>> write(uint64_t offset, rt::segments from, block::io_opts io) override {
-    CO_CHECK(co_await begin(block::total_bytes(from), io));
-    block::copy_from(from, std::span(memory).subspan(offset, block::total_bytes(from)));
-    co_return end();
-  }
-  task<result<void>> flush(block::io_opts io) override {
-    CO_CHECK(co_await begin(0, io));
-    ++flushes;
-    co_return end();
-  }
-  task<result<void>> discard(uint64_t offset, uint64_t length, block::io_opts io) override {
-    CO_CHECK(co_await begin(0, io));
-    std::memset(memory.data() + offset, 0xdd, length);
-    co_return end();
-  }
-  task<result<void>> write_zeroes(uint64_t offset, uint64_t length, block::io_opts io) override {
-    CO_CHECK(co_await begin(0, io));
-    std::memset(memory.data() + offset, 0, length);
-    co_return end();
-  }
-  task<result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
-                             block::io_opts io) override {
-    CO_CHECK(co_await begin(0, io));
-    uint64_t at = 0;
-    for (const block::extent& e : map) {
-      const uint64_t first = std::max(at, offset);
-      const uint64_t last = std::min(at + e.length_bytes, offset + length);
-      if (first < last && !out.append({last - first, e.hole, e.zero})) break;
-      at += e.length_bytes;
-    }
-    if (map.empty()) out.append({length, false, false});
-    co_return end();
-  }
-  block::lease borrow(uint64_t offset, uint64_t length) noexcept override {
-    if (!lend) return {};
-    return {base::bytes_view(memory).subspan(offset, length)};
-  }
-
- private:
-  task<result<void>> begin(uint64_t bytes, block::io_opts io) {
-    ++started;
-    last_flags = io.flags;
-    if (bytes > longest) longest = bytes;
-    while (hold) co_await rt::sleep_for(std::chrono::milliseconds(1));
-    if (io.cancel != nullptr && io.cancel->canceled()) ++canceled;
-    if (error != errc::ok) {
-      ++finished;
-      co_return base::io_error{error, 0};
-    }
-    co_return result<void>{};
-  }
-  result<void> end() {
-    ++finished;
-    return {};
-  }
-};
 
 // Changed in the loop of `served` only.
 class test_catalog final : public catalog {
