@@ -25,9 +25,14 @@ inline constexpr unsigned handshakes = 128;
 // A client's time for its handshake, and for taking a reply that is ready.
 inline constexpr uint64_t handshake_ns = 10'000'000'000;
 inline constexpr uint64_t stalled_send_ns = 60'000'000'000;
-// Requests in flight of one mounted folder, and the payload bytes that they hold.
-inline constexpr unsigned requests_per_mount = 4096;
+// Requests in flight of one mounted folder, and the payload bytes that they hold. Of those that
+// programs do not wait for (AIO, readahead) the kernel sends fewer, so that there is room for
+// others.
+inline constexpr unsigned requests_per_mount = 32768;
+inline constexpr unsigned background_requests_per_mount = 16384;
 inline constexpr uint64_t bytes_per_mount = uint64_t{256} << 20;
+// What all reads of one of its devices hold; further ones wait without memory.
+inline constexpr uint64_t read_bytes_per_mounted_device = uint64_t{16} << 20;
 // Layers of one stack.
 inline constexpr unsigned layers = 4000;
 // What all read-only layers of a stack together keep of their tables, about.

@@ -114,8 +114,7 @@ void init(void*, fuse_conn_info* kernel) {
   kernel->want |= kernel->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO);
   kernel->max_write = reader::most_bytes;
   // What waits for one device must not keep the others' from coming.
-  kernel->max_background = 1024;
-  kernel->congestion_threshold = 768;
+  kernel->max_background = block::bounds::background_requests_per_mount;
 }
 
 void lookup(fuse_req_t from, fuse_ino_t parent, const char* name) {

@@ -5,9 +5,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/aio_abi.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -209,6 +211,47 @@ class opened {
 
  private:
   int fd_;
+};
+
+// Many requests of one thread, which does not wait for each (the kernel's AIO).
+class many_requests {
+ public:
+  explicit many_requests(unsigned most) {
+    EXPECT_EQ(::syscall(SYS_io_setup, most, &context_), 0) << std::strerror(errno);
+  }
+  ~many_requests() { ::syscall(SYS_io_destroy, context_); }
+  many_requests(const many_requests&) = delete;
+  many_requests& operator=(const many_requests&) = delete;
+
+  void begin(unsigned count, int fd, bool write, void* memory, size_t bytes, uint64_t offset) {
+    for (unsigned i = 0; i < count; ++i) {
+      iocb one{};
+      one.aio_fildes = static_cast<uint32_t>(fd);
+      one.aio_lio_opcode = write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
+      one.aio_buf = reinterpret_cast<uint64_t>(memory);
+      one.aio_nbytes = bytes;
+      one.aio_offset = static_cast<int64_t>(offset);
+      one.aio_data = bytes;
+      iocb* list[] = {&one};
+      ASSERT_EQ(::syscall(SYS_io_submit, context_, 1, list), 1) << std::strerror(errno);
+      ++begun_;
+    }
+  }
+  // Waits for all; how many have transferred all their bytes.
+  unsigned finish() {
+    unsigned good = 0;
+    for (io_event e[64]; begun_ > 0;) {
+      const long n = ::syscall(SYS_io_getevents, context_, 1, std::size(e), e, nullptr);
+      if (n <= 0) break;
+      for (long i = 0; i < n; ++i) good += e[i].res == static_cast<int64_t>(e[i].data);
+      begun_ -= static_cast<unsigned>(n);
+    }
+    return good;
+  }
+
+ private:
+  aio_context_t context_ = 0;
+  unsigned begun_ = 0;
 };
 
 }  // namespace lbd::fuse

@@ -9,6 +9,7 @@
 #include <dirent.h>
 
 #include <algorithm>
+#include <fstream>
 #include <random>
 #include <set>
 
@@ -360,6 +361,38 @@ TEST_P(mounts, a_device_that_waits_does_not_hold_up_another) {
   slow->hold = false;
   for (auto& t : waiting) t.join();
   EXPECT_EQ(m->info().in_flight, 0u);
+}
+
+// More than any queue on the way is long, and more bytes than there is memory for.
+TEST_P(mounts, a_device_with_very_many_requests_does_not_hold_up_another) {
+  unsigned most_in_kernel = 0;
+  std::ifstream("/sys/module/fuse/parameters/max_user_bgreq") >> most_in_kernel;
+  if (::geteuid() != 0 && most_in_kernel < 10'000) GTEST_SKIP() << "the kernel takes fewer";
+  auto slow = m->add(1, "slow", 8 * mebi);
+  m->add(2, "fast", mebi);
+  slow->hold = true;
+  auto* memory = static_cast<std::byte*>(::aligned_alloc(4096, 2 * mebi));
+  std::memset(memory, 7, 2 * mebi);
+  {
+    opened f(m->path("slow"), O_RDWR | O_DIRECT);
+    many_requests waiting(10'000);
+    waiting.begin(5000, f, false, memory, 4096, mebi);
+    waiting.begin(400, f, false, memory, mebi, 2 * mebi);
+    waiting.begin(4000, f, true, memory + mebi, 4096, 4 * mebi);
+    waiting.begin(100, f, true, memory + mebi, 65536, 5 * mebi);
+    EXPECT_TRUE(wait_until([&] { return m->info().in_flight == 9500; }));
+    for (const int flags : {0, O_DIRECT}) {
+      opened fast(m->path("fast"), O_RDWR | flags);
+      EXPECT_EQ(::pwrite(fast, memory, 4096, 4096), 4096);
+      EXPECT_EQ(::pread(fast, memory, 4096, 65536), 4096);
+      EXPECT_EQ(::fsync(fast), 0);
+    }
+    slow->hold = false;
+    EXPECT_EQ(waiting.finish(), 9500u);
+  }
+  EXPECT_EQ(slow->memory()->at(5 * mebi + 65535), std::byte{7});
+  EXPECT_EQ(m->info().in_flight, 0u);
+  ::free(memory);
 }
 
 // A process that syncs a device; its end tells the result.

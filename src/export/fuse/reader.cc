@@ -51,7 +51,8 @@ reader::reader(session& owner, rt::reactor& where, unsigned share)
     : owner_(owner),
       where_(where),
       most_requests_(block::bounds::requests_per_mount / share),
-      most_held_bytes_(block::bounds::bytes_per_mount / share) {
+      most_held_bytes_(block::bounds::bytes_per_mount / share),
+      most_read_bytes_(block::bounds::read_bytes_per_mounted_device / share) {
   watch_.self = this;
   watch_.run = [](rt::timer& t) { static_cast<watch&>(t).self->look_for_interrupts(); };
 }
@@ -212,6 +213,7 @@ void reader::finish(request& r) {
   r.buffer = rt::buffer();
   r.rest = rt::buffer();
   charged_bytes_ -= std::exchange(r.charged_bytes, 0);
+  leave_room(r);
   r.active = false;
   in_flight_.store(in_flight() - 1, std::memory_order_relaxed);
   free_.push_back(&r);
@@ -234,6 +236,27 @@ void reader::look_for_interrupts() {
 }
 
 void reader::start_read(request& r) {
+  r.room = &read_rooms_.try_emplace(r.file->id(), most_read_bytes_).first->second;
+  ++r.room->users;
+  // Before the walk: who waits for memory must not keep a device from being suspended.
+  if (r.room->free_bytes.try_acquire(r.length)) return start_read_in_room(r);
+  rt::spawn(read_later(r));
+}
+
+task<void> reader::read_later(request& r) {
+  co_await r.room->free_bytes.acquire(r.length);
+  if (r.from == nullptr) co_return finish(r);  // answered meanwhile
+  start_read_in_room(r);
+}
+
+void reader::leave_room(request& r) {
+  read_room* const room = std::exchange(r.room, nullptr);
+  if (room == nullptr) return;
+  room->free_bytes.release(r.length);
+  if (--room->users == 0) read_rooms_.erase(r.file->id());
+}
+
+void reader::start_read_in_room(request& r) {
   block::block_device& d = r.file->device();
   if (r.length > d.limits().max_transfer_bytes) return rt::spawn(read(r));
   r.at = block::walk(d, block::op::read, r.offset, r.length, r.way);
@@ -275,23 +298,34 @@ task<void> reader::read(request& r) {
 
 void reader::start_write(request& r) {
   r.changes = true;
-  r.buffer = std::move(front_);
-  charge(r, r.buffer.size());
-  if (r.length > front_bytes) {
-    r.rest = std::move(rest_);
-    charge(r, r.rest.size());
-  }
+  keep_payload(r);
   block::block_device& d = r.file->device();
   if (r.length <= d.limits().max_transfer_bytes)
     r.at = block::walk(d, block::op::write, r.offset, r.length, r.way);
   rt::spawn(write(r));
 }
 
-task<void> reader::write(request& r) {
+// The memory into which the kernel has written stays with the request, or, when much is held
+// already, a copy that is no larger than it has to be.
+void reader::keep_payload(request& r) {
   const uint64_t in_front = std::min<uint64_t>(r.length, front_bytes);
-  const iovec parts[] = {{r.buffer.data() + head_offset + head_bytes, in_front},
-                         {r.rest.data(), r.length - in_front}};
-  const block::segments from(parts, r.length > in_front ? 2 : 1);
+  std::byte* const front = front_.data() + head_offset + head_bytes;
+  r.parts = {iovec{front, in_front}, iovec{rest_.data(), r.length - in_front}};
+  if (charged_bytes_ >= most_held_bytes_ / 4 && r.length <= most_bytes / 2) {
+    r.buffer = rt::buffer(r.length);
+    block::copy_from(r.parts, r.buffer.span());
+    r.parts = {iovec{r.buffer.data(), r.length}, iovec{}};
+    return charge(r, r.length);
+  }
+  r.buffer = std::move(front_);
+  charge(r, r.buffer.size());
+  if (r.length == in_front) return;
+  r.rest = std::move(rest_);
+  charge(r, r.rest.size());
+}
+
+task<void> reader::write(request& r) {
+  const block::segments from(r.parts.data(), r.parts[1].iov_len == 0 ? 1 : 2);
   block::block_device& d = r.file->device();
   result<void> done;
   if (r.at.device != nullptr) {

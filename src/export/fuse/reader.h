@@ -3,7 +3,9 @@
 // devices' bytes through.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,6 +22,13 @@ namespace lbd::fuse {
 class session;
 class open_file;
 
+// The memory for reads of one device, so that those which wait for it do not take all there is.
+struct read_room {
+  explicit read_room(uint64_t bytes) noexcept : free_bytes(bytes) {}
+  rt::semaphore free_bytes;
+  unsigned users = 0;  // requests that hold some of it, or wait
+};
+
 // A request for bytes, from its arrival until the device is done with it. It may be answered
 // earlier: then `from` is nullptr.
 struct request {
@@ -33,7 +42,9 @@ struct request {
   base::errc cut = base::errc::ok;
   block::path way;
   block::place at{};
-  rt::buffer buffer, rest;  // where bytes are read to, or a write's bytes
+  read_room* room = nullptr;  // of a read
+  rt::buffer buffer, rest;    // where bytes are read to, or a write's bytes
+  std::array<iovec, 2> parts;
   uint64_t charged_bytes = 0;
   std::optional<block::cancel_token> cancel;
   bool active = false;
@@ -94,7 +105,11 @@ class reader {
   void answer(request& r, base::errc code);
   void finish(request& r);
   void charge(request& r, uint64_t bytes) noexcept;
+  rt::task<void> read_later(request& r);
+  void start_read_in_room(request& r);
+  void leave_room(request& r);
   rt::task<void> read(request& r);
+  void keep_payload(request& r);
   rt::task<void> write(request& r);
   rt::task<void> flush(request& r);
   rt::task<void> zero(request& r, bool keep_space);
@@ -110,11 +125,12 @@ class reader {
   session& owner_;
   rt::reactor& where_;
   const unsigned most_requests_;
-  const uint64_t most_held_bytes_;
+  const uint64_t most_held_bytes_, most_read_bytes_;
   rt::buffer front_, rest_;  // the next request
   std::vector<std::unique_ptr<request>> all_;
   std::vector<request*> free_;
   uint64_t charged_bytes_ = 0;
+  std::map<uint64_t, read_room> read_rooms_;  // by device
   std::atomic<uint64_t> requests_{0};
   std::atomic<unsigned> in_flight_{0};
   bool reading_ = false, stopping_ = false, refusing_ = false;
