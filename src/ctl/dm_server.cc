@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/dm_server.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -70,7 +68,7 @@ dm_server::~dm_server() = default;
 outcome<void> dm_server::listen(const std::string& socket_path) {
   TRY(const auto address, rt::socket_address::unix_path(socket_path));
   TRY(listener_, rt::socket::listen(address, 0600));
-  socket_path_ = socket_path;
+  socket_file_ = rt::socket_file(address);
   ++running_;
   rt::spawn(accept_all());
   return {};
@@ -252,9 +250,9 @@ void dm_server::gone() {
 
 task<void> dm_server::stop() {
   stopping_ = true;
-  if (socket_path_.empty()) co_return;
+  if (!listener_) co_return;
   listener_.shutdown();
-  ::unlink(socket_path_.c_str());
+  socket_file_.remove();
   const std::vector<connection_ptr> all(connections_.begin(), connections_.end());
   for (const connection_ptr& c : all) {
     c->waiting.cancel();

@@ -54,7 +54,7 @@ class dm_server {
   dm_commands commands_;
   dm_view view_;
   rt::socket listener_;
-  std::string socket_path_;
+  rt::socket_file socket_file_;
   std::list<connection_ptr> connections_;
   unsigned running_ = 0;  // coroutines of this server
   bool stopping_ = false;

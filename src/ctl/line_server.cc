@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <deque>
 
@@ -105,16 +104,14 @@ line_server::~line_server() = default;
 base::outcome<rt::socket_address> line_server::listen(const rt::socket_address& address) {
   TRY(rt::socket made, rt::socket::listen(address, S_IRUSR | S_IWUSR));
   const rt::socket_address bound = made.local_address();
-  std::string unlink_path;
-  if (address.is_unix()) unlink_path = address.text();
-  accept_on(std::move(made), std::move(unlink_path));
+  accept_on(std::move(made), rt::socket_file(address));
   return bound;
 }
 
 void line_server::adopt_listener(rt::socket made) { accept_on(std::move(made), {}); }
 
-void line_server::accept_on(rt::socket socket, std::string unlink_path) {
-  listeners_.push_back({std::move(socket), std::move(unlink_path)});
+void line_server::accept_on(rt::socket socket, rt::socket_file file) {
+  listeners_.push_back({std::move(socket), std::move(file)});
   ++running_;
   rt::spawn(accept_all(listeners_.back()));
 }
@@ -175,7 +172,7 @@ rt::task<void> line_server::stop() {
   stopping_ = true;
   for (listener& l : listeners_) {
     l.socket.shutdown();
-    if (!l.unlink_path.empty()) ::unlink(l.unlink_path.c_str());
+    l.file.remove();
   }
   for (connection& c : connections_)
     if (!c.busy) c.socket.shutdown();

@@ -66,9 +66,9 @@ class line_server {
   static constexpr uint64_t stop_grace_ns = 2'000'000'000;
   struct listener {
     rt::socket socket;
-    std::string unlink_path;
+    rt::socket_file file;
   };
-  void accept_on(rt::socket socket, std::string unlink_path);
+  void accept_on(rt::socket socket, rt::socket_file file);
   rt::task<void> accept_all(listener& from);
   rt::task<void> serve(std::list<connection>::iterator at);
   void gone();

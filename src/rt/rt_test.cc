@@ -255,6 +255,27 @@ TEST(socket, a_listening_file_has_its_mode_from_the_beginning) {
   ::unlink(path.c_str());
 }
 
+TEST(socket, a_file_is_removed_where_it_was_made) {
+  char name[] = "/tmp/lbd-rt-test-XXXXXX";
+  const std::string folder = ::mkdtemp(name), moved = folder + "-moved", path = folder + "/s";
+  const auto at = *socket_address::unix_path(path);
+  const auto first = socket::listen(at);
+  ASSERT_TRUE(first);
+  socket_file file(at);
+  ASSERT_EQ(::rename(folder.c_str(), moved.c_str()), 0);
+  ASSERT_EQ(::mkdir(folder.c_str(), 0700), 0);
+  const auto second = socket::listen(at);
+  ASSERT_TRUE(second);
+  file.remove();
+  EXPECT_EQ(::access((moved + "/s").c_str(), F_OK), -1);
+  EXPECT_EQ(::access(path.c_str(), F_OK), 0);
+  file.remove();
+  socket_file(at).remove();
+  EXPECT_EQ(::access(path.c_str(), F_OK), -1);
+  ::rmdir(folder.c_str());
+  ::rmdir(moved.c_str());
+}
+
 task<int64_t> wait_readable(int fd) {
   io_request r;
   r.op = io_op::wait_readable;

@@ -2,6 +2,7 @@
 #include "rt/socket.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <sys/stat.h>
@@ -214,6 +215,20 @@ base::outcome<socket> socket::listen(const socket_address& address, mode_t unix_
   if (const int error = bind_to(fd, address); error != 0) return listen_failure(address, error);
   if (::listen(fd, 128) != 0) return listen_failure(address, errno);
   return s;
+}
+
+socket_file::socket_file(const socket_address& at) {
+  if (!at.is_unix()) return;
+  const std::string path = at.text();
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  folder_ = socket(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  name_ = path.substr(slash + 1);
+}
+
+void socket_file::remove() noexcept {
+  if (folder_) ::unlinkat(folder_.fd(), name_.c_str(), 0);
+  folder_.close();
 }
 
 socket_address socket::local_address() const {

@@ -80,4 +80,19 @@ class socket {
   int fd_ = -1;
 };
 
+// The file of a listening Unix socket. It is removed from the folder that it was made in: the path
+// may lead elsewhere by then, into a folder even that this very process serves (and would wait
+// for).
+class socket_file {
+ public:
+  socket_file() = default;
+  // REQUIRES: somebody listens there now. Nothing for TCP.
+  explicit socket_file(const socket_address& at);
+  void remove() noexcept;
+
+ private:
+  socket folder_;  // its descriptor
+  std::string name_;
+};
+
 }  // namespace lbd::rt

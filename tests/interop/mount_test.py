@@ -280,6 +280,16 @@ class Control(Mounts):
         refused = self.lbd_fails("device", "create", "top", "--table", f"0 8 linear nbd+unix:///?socket={inside} 0")
         self.assertIn("shows its devices in", refused.stderr)
 
+    def test_a_folder_over_the_socket_of_an_export(self):
+        self.memory("disk", MIB)
+        os.mkdir(self.path("over"))
+        socket = self.path("over/export.sock")
+        self.lbd("export", "disk", "--nbd", f"unix:{socket}")
+        self.lbd("mount", self.path("over"))
+        self.lbd("export", "--remove", "disk")
+        self.lbd("mount", "--unmount", self.path("over"))
+        self.assertEqual(os.listdir(self.path("over")), [])
+
     def test_a_folder_over_a_disk_file_hides_it(self):
         os.mkdir(self.path("over"))
         disk = self.path("over/disk.img")

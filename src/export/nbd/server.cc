@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "export/nbd/server.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "base/log.h"
@@ -27,7 +25,7 @@ constexpr uint64_t look_again_ns = 1'000'000;
 struct listener {
   rt::socket socket;
   rt::socket_address address;
-  bool ours = false;  // its Unix socket file goes with it
+  rt::socket_file file;  // goes with it
   bool accepting = false;
   stoppable_io io;
 };
@@ -67,7 +65,7 @@ class server::impl {
     auto l = std::make_unique<listener>();
     l->address = s.local_address();
     l->socket = std::move(s);
-    l->ours = ours;
+    if (ours) l->file = rt::socket_file(l->address);
     listeners_.push_back(std::move(l));
     rt::spawn(accept_all(*listeners_.back()));
   }
@@ -238,7 +236,7 @@ task<void> server::impl::stop_listening() {
   for (const auto& l : listeners_) {
     l->io.cancel();
     while (l->accepting) co_await rt::sleep_for(std::chrono::nanoseconds(look_again_ns));
-    if (l->ours && l->address.is_unix()) ::unlink(l->address.text().c_str());
+    l->file.remove();
     l->socket.close();
   }
 }
