@@ -47,6 +47,16 @@ std::optional<std::string> find_block_device(device_number n) {
   return std::nullopt;
 }
 
+// What is opened for a source besides itself: the socket of its server, a library's log.
+std::vector<std::string> paths_beside(const uri::source& s) {
+  std::vector<std::string> out;
+  if (const auto* server = std::get_if<uri::nbd_source>(&s)) out = {server->socket_path};
+  if (const auto* on_gluster = std::get_if<uri::gluster_source>(&s))
+    out = {on_gluster->socket_path, on_gluster->log_file};
+  std::erase(out, "");
+  return out;
+}
+
 }  // namespace
 
 // A source that is there, by its one name.
@@ -168,12 +178,12 @@ outcome<source_registry::identity> source_registry::identify(const std::string& 
   if (auto* file = std::get_if<uri::file_source>(&*parsed)) return identify_file(std::move(*file));
   identity out;
   out.source = *std::move(parsed);
-  if (const auto* server = std::get_if<uri::nbd_source>(&out.source)) {
+  for (const std::string& path : paths_beside(out.source)) {
     std::error_code error;
-    const auto path = std::filesystem::absolute(server->socket_path, error);
-    if (!server->socket_path.empty() && (error || refuses(path)))
-      return failure{errc::nodev, "'" + server->socket_path +
-                                      "' lies in a folder that this daemon shows its devices in"};
+    const auto whole = std::filesystem::absolute(path, error);
+    if (error || refuses(whole))
+      return failure{errc::nodev,
+                     "'" + path + "' lies in a folder that this daemon shows its devices in"};
   }
   if (auto* image = std::get_if<uri::qcow2_source>(&out.source)) {
     TRY(const identity file, identify_file({image->path, false}));

@@ -279,6 +279,9 @@ class Control(Mounts):
         self.assertIn("shows its devices in", refused.stderr)
         refused = self.lbd_fails("device", "create", "top", "--table", f"0 8 linear nbd+unix:///?socket={inside} 0")
         self.assertIn("shows its devices in", refused.stderr)
+        for gluster in (f"+unix:///volume/image?socket={inside}", f"://host/volume/image?logfile={inside}"):
+            refused = self.lbd_fails("device", "create", "top", "--table", f"0 8 linear gluster{gluster} 0")
+            self.assertIn("shows its devices in", refused.stderr)
 
     def test_a_folder_over_the_socket_of_an_export(self):
         self.memory("disk", MIB)
