@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import pathlib
+import socket
+import threading
 import time
 
 import cluster
@@ -19,6 +21,12 @@ def digest(path, length=None):
     with open(path, "rb") as file:
         found.update(file.read() if length is None else file.read(length))
     return found.hexdigest()
+
+
+def content(path, offset, length):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
 
 
 class Case(testing.Case):
@@ -65,6 +73,10 @@ class Case(testing.Case):
         run = self.run_ok if ok else self.run_any
         done = run("qemu-io", "-f", "raw", *words, server.uri, timeout_s=JUDGE_S)
         return done.stdout + done.stderr
+
+    def brick(self, name):
+        """The image as one of the servers has it."""
+        return self.cluster.brick_paths(self.volume)[0] / name
 
     def assert_bricks_equal(self, name):
         self.cluster.wait_healed(self.volume)
@@ -237,7 +249,7 @@ class OneHost(Case):
         for load in loads:
             self.assertEqual(load.wait(120), 0, load.output())
         self.assertEqual(server.stop(), 0)
-        for name in names[:3]:
+        for name in names:
             self.assert_bricks_equal(name)
 
     def test_fails_over_between_servers_at_open(self):
@@ -253,7 +265,103 @@ class OneHost(Case):
         dead = self.run_fail(self.lbd, "image", "info", self.uri("over.img") + "?timeout=20")
         self.assertIn("cannot connect to Gluster volume 'vol'", dead.stderr)
 
-    def test_in_tables_and_over_unix_socket(self):
+    def test_as_a_base_under_local_changes(self):
+        base, top = self.make("base.img", "16M"), self.path("top.qcow2")
+        filler = self.serve("-f", base)
+        self.io(filler, "write -P 1 0 16M", "flush")
+        self.assertEqual(filler.stop(), 0)
+        before = digest(self.brick("base.img"))
+        server = self.serve("-E", top, "-f", base)
+        self.io(server, "write -P 2 1M 64k", "write -z 3M 1M", "flush", "read -P 2 1M 64k", "read -P 1 2M 64k")
+        self.assertEqual(server.stop(), 0)
+        self.assertEqual(digest(self.brick("base.img")), before)
+
+    def serve_table(self, table):
+        folder = self.path("run")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return self.serve("--table", table, env=dict(os.environ, LBD_RUNTIME_DIR=folder, LBD_STATE_DIR=folder))
+
+    def test_in_tables(self):
+        first, second, store = (self.make(f"member{n}.img", "8M") for n in range(3))
+        server = self.serve_table(f"0 8192 linear {first} 8192; 8192 8192 linear {second} 0")
+        self.io(server, "write -P 1 0 1M", "write -P 2 4M 1M", "flush")
+        self.assertEqual(server.stop(), 0)
+        self.assertEqual(content(self.brick("member0.img"), 4 * MIB, MIB), b"\1" * MIB)
+        self.assertEqual(content(self.brick("member1.img"), 0, MIB), b"\2" * MIB)
+        striped = f"0 32768 striped 2 128 {first} 0 {second} 0"
+        server = self.serve_table(striped)
+        self.io(server, "write -P 5 0 64k", "write -P 6 64k 64k", "write -P 7 1M 5M", "discard 8M 1M", "flush")
+        self.fio(server.uri, "--rw=randwrite", "--bs=4k", "--offset=10m", "--size=4m", "--iodepth=32")
+        self.assertEqual(server.stop(), 0)
+        self.assertEqual(content(self.brick("member0.img"), 0, 65536), b"\5" * 65536)
+        self.assertEqual(content(self.brick("member1.img"), 0, 65536), b"\6" * 65536)
+        before = digest(self.brick("member0.img"))
+        for turn in (1, 2):  # the second one reads what the first has put into the store
+            server = self.serve_table(f"0 16384 snapshot {first} {store} P 16")
+            self.io(server, f"write -P {turn} {turn}M 64k", "flush", "read -P 1 1M 64k", "read -P 5 0 64k")
+            self.assertEqual(server.stop(), 0)
+        self.assertEqual(digest(self.brick("member0.img")), before)
+        for name in ("member0.img", "member1.img", "member2.img"):
+            self.assert_bricks_equal(name)
+
+    def test_what_cannot_be_opened_says_why(self):
+        self.make("there.img", "8M")
+        at = self.cluster.address
+        for uri, said in ((self.uri("none.img"), "No such file or directory"),
+                          (self.uri("none/a.img"), "No such file or directory"),
+                          (self.uri("there.img/a.img"), "it is no regular file"),
+                          (f"gluster://{at}/none/a.img", f"volume 'none' on {at}:24007"),
+                          (f"gluster://{at}:24008/vol/a.img", f"volume 'vol' on {at}:24008"),
+                          ("gluster://nohost.invalid/vol/a.img", "volume 'vol' on nohost.invalid:24007"),
+                          ("gluster+unix:///vol/a.img?socket=/nowhere", "volume 'vol' on /nowhere"),
+                          (f"gluster:/{at}/vol/there.img", f"write gluster://{at}/vol/there.img")):
+            begin = time.monotonic()
+            done = self.run_fail(self.lbd, "serve", "-u", self.path("x"), "--socket", self.path("c"), "-f", uri)
+            self.assertIn(said, done.stderr)
+            self.assertLess(time.monotonic() - begin, 15, uri)
+
+    def relay(self, listener, target):
+        """Passes connections on, until the test ends."""
+        def pump(source, sink):
+            try:
+                while data := source.recv(65536):
+                    sink.sendall(data)
+            except OSError:
+                pass
+            for end in (source, sink):
+                try:
+                    end.shutdown(socket.SHUT_RDWR)  # the other direction ends, too
+                except OSError:
+                    pass
+            sink.close()
+
+        def accept():
+            while True:
+                try:
+                    near, _ = listener.accept()
+                except OSError:
+                    return
+                far = socket.create_connection(target)
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        self.addCleanup(listener.close)
+
+    def test_a_server_with_an_ipv6_address(self):
+        self.make("six.img", "8M")
+        try:
+            listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError as why:
+            self.skipTest(f"no IPv6 here: {why}")
+        self.relay(listener, (self.cluster.address, 24007))
+        uri = f"gluster://[::1]:{listener.getsockname()[1]}/vol/six.img"
+        self.assertEqual(self.lbd_json("image", "info", uri)["size_bytes"], 8 * MIB)
+        server = self.serve("-f", uri)
+        self.io(server, "write -P 6 0 64k", "flush", "read -P 6 0 64k")
+        self.assertEqual(server.stop(), 0)
+
+    def test_other_names_of_an_image(self):
         self.make("socket.img", "8M")
         over_socket = "gluster+unix:///vol/socket.img?socket=/var/run/glusterd.socket"
         info = self.lbd_json("image", "info", over_socket)
