@@ -47,6 +47,9 @@ class target_context {
   // table is whole: at a device's first load, later at resume. The answer is always success.
   virtual base::outcome<void> check_area(const opened_device& d, uint64_t start_sector,
                                          uint64_t sectors) = 0;
+  // What people should know of the failure that the constructor is about to return, beside the
+  // kernel's text for it. After a failed open() they know why already.
+  virtual void explain(std::string why) = 0;
 
   virtual rt::runtime& runtime() noexcept = 0;
   // Of the device that the table belongs to.

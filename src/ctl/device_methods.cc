@@ -85,20 +85,13 @@ rpc_answer answer_state(const device_key& key, const outcome<device_state>& s) {
   return rpc_answer::result(to_json(*s));
 }
 
-// A failed table: the kernel's text, and why a source could not be opened.
-failure explain(daemon& d, failure why) {
-  const std::string reason = d.sources().take_last_failure();
-  if (!reason.empty() && why.message.find("lookup failed") != std::string::npos)
-    why.message += ": " + reason;
-  return why;
-}
-
+// A failed table: the kernel's text, and what people should know beside it.
 task<outcome<device_state>> load(daemon& d, device_key key, std::vector<table_line> lines,
                                  bool read_only) {
-  (void)d.sources().take_last_failure();
-  auto loaded = co_await d.devices().load(std::move(key), std::move(lines), read_only);
-  if (!loaded) co_return explain(d, loaded.error());
-  co_return loaded;
+  std::string why;
+  auto loaded = co_await d.devices().load(std::move(key), std::move(lines), read_only, &why);
+  if (loaded || why.empty()) co_return loaded;
+  co_return failure{loaded.error().code, loaded.error().message + ": " + why};
 }
 
 // The table that was just loaded goes live; the device does not stay when that fails.

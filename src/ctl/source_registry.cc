@@ -224,17 +224,13 @@ std::string source_registry::absolute(std::string source, const std::string& dir
 }
 
 rt::task<outcome<block::opened_device>> source_registry::open(std::string source, bool writable) {
-  last_failure_.clear();
   auto what = identify(source);
   outcome<block::opened_device> opened = failure{};
   if (what)
     opened = co_await open_identified(*std::move(what), writable);
   else
     opened = what.error();
-  if (!opened) {
-    last_failure_ = opened.error().message;
-    drop_unused();
-  }
+  if (!opened) drop_unused();
   co_return opened;
 }
 

@@ -54,10 +54,6 @@ class source_registry final : public stack::source_opener {
   }
   bool refuses(const std::string& path) const { return is_refused_ && is_refused_(path); }
 
-  // Why the last open() failed, for people; forgotten by this call. (A table's error text is the
-  // target's.)
-  std::string take_last_failure() { return std::exchange(last_failure_, {}); }
-
   // Sources that are being opened fail soon (canceled), and so do later ones.
   void abandon() noexcept { abandoned_ = true; }
   // Waits until what nobody uses any more is closed. Returns the first failure of closing since the
@@ -84,7 +80,6 @@ class source_registry final : public stack::source_opener {
   const std::unique_ptr<source_numbers> numbers_;
   std::map<std::string, entry_ptr> entries_;
   std::function<bool(const std::string&)> is_refused_;
-  std::string last_failure_;
   std::atomic<bool> abandoned_{false};
   unsigned closing_ = 0;
   rt::event idle_;

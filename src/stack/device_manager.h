@@ -106,9 +106,10 @@ class device_manager {
   // Errors: busy (name or uuid taken), ENXIO (minor taken), inval (bad name).
   base::outcome<device_state> create(std::string name, std::string uuid,
                                      std::optional<uint32_t> minor);
-  // Builds the targets and makes them the inactive table. Errors: inval and what constructors say.
+  // Builds the targets and makes them the inactive table. Errors: inval and what constructors say;
+  // `why`, which may be null and outlives the call, gets what people should know beside that.
   rt::task<base::outcome<device_state>> load(device_key key, std::vector<table_line> lines,
-                                             bool read_only);
+                                             bool read_only, std::string* why = nullptr);
   rt::task<base::outcome<device_state>> clear(device_key key);
   rt::task<base::outcome<device_state>> suspend(device_key key, suspend_options how);
   // Swaps the inactive table in, if there is one, and lets requests go on.

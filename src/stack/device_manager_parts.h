@@ -26,6 +26,7 @@ struct device_manager::live_table {
   std::vector<line> lines;
   std::unique_ptr<table> io;  // moves into the device when the table goes live
   bool read_only = false;
+  std::string why;  // it could not be built, for people
 };
 
 struct device_manager::entry {

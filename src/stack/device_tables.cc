@@ -116,11 +116,16 @@ class device_manager::context final : public block::target_context {
 
   // A device that a table names several times is one user of it.
   task<outcome<block::opened_device>> open(std::string source) override {
-    CO_TRY(auto opened,
-           co_await manager_.open_source(std::move(source), directory_, names_, !built_.read_only));
-    if (opened.number.major == 0) co_return opened;
-    co_return built_.opened.emplace(opened.number, opened).first->second;
+    auto opened =
+        co_await manager_.open_source(std::move(source), directory_, names_, !built_.read_only);
+    if (!opened) {
+      built_.why = opened.error().message;
+      co_return opened;
+    }
+    if (opened->number.major == 0) co_return opened;
+    co_return built_.opened.emplace(opened->number, *opened).first->second;
   }
+  void explain(std::string why) override { built_.why = std::move(why); }
 
   outcome<void> check_area(const block::opened_device& d, uint64_t start_sector,
                            uint64_t sectors) override {
@@ -334,7 +339,7 @@ outcome<void> device_manager::check_replacement(const entry& e, const live_table
 }
 
 task<outcome<device_state>> device_manager::load(device_key key, std::vector<table_line> lines,
-                                                 bool read_only) {
+                                                 bool read_only, std::string* why) {
   auto found = find(key);
   if (!found) co_return found.error();
   const entry_ptr e = *std::move(found);
@@ -364,6 +369,7 @@ task<outcome<device_state>> device_manager::clear(device_key key) {
 }
 
 task<void> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
+    if (why != nullptr) *why = std::move(next->why);
   if (e->suspended) co_return;
   if (how.no_flush) e->core.keep_given_back();
   if (e->live)

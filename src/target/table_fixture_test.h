@@ -147,7 +147,8 @@ class table_fixture : public testing::Test {
   std::string load(const std::string& name, const std::string& type, const std::string& args,
                    uint64_t sectors = 2048) {
     if (!m_.state(key(name))) (void)m_.create(name, "", {});
-    const auto r = run(m_.load(key(name), {{0, sectors, type, args}}, false));
+    why_.clear();
+    const auto r = run(m_.load(key(name), {{0, sectors, type, args}}, false, &why_));
     if (r) return {};
     const size_t at = r.error().message.find(type + ": ");
     return at == std::string::npos ? r.error().message
@@ -232,6 +233,7 @@ class table_fixture : public testing::Test {
   rt::reactor::scope here_{rt_->at(0)};
   watched_sources sources_;
   stack::device_manager m_{*rt_, sources_};
+  std::string why_;  // what people are told of the last load() that failed
 };
 
 }  // namespace lbd::target

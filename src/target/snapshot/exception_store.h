@@ -52,6 +52,8 @@ class exception_store {
   dm_snapshot::store_type type() const noexcept { return type_; }
   block::block_device& device() const noexcept { return *device_.device; }
   const block::opened_device& opened() const noexcept { return device_; }
+  // What is wrong with the store on the device, when load() has failed for that.
+  const std::string& trouble() const noexcept { return trouble_; }
   // Of chunk `new_chunk`, in bytes on the device.
   virtual uint64_t place_of(uint64_t new_chunk) const noexcept = 0;
   virtual store_usage usage() const noexcept = 0;
@@ -101,6 +103,7 @@ class exception_store {
   const block::opened_device device_;
   const dm_snapshot::store_type type_;
   uint32_t chunk_sectors_ = 0;
+  std::string trouble_;
   done_call done_;
 };
 

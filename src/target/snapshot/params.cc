@@ -16,11 +16,6 @@ namespace {
 
 constexpr size_t fixed_words = 4, features_most = 2;
 
-failure no_store(const std::string& why) {
-  base::log_error("device-mapper", why);
-  return failure{errc::inval, "Couldn't create exception store"};
-}
-
 }  // namespace
 
 outcome<params> parse_params(const std::vector<std::string>& args) {
@@ -50,18 +45,24 @@ outcome<params> parse_params(const std::vector<std::string>& args) {
 }
 
 outcome<store_words> read_store_words(const params& p, uint32_t store_block_bytes,
-                                      uint32_t origin_block_bytes) {
+                                      uint32_t origin_block_bytes, std::string& why) {
+  auto refused = [&why](const char* part, std::string text) {
+    base::log_error("device-mapper", part + (": " + text));
+    why = std::move(text);
+    return failure{errc::inval, "Couldn't create exception store"};
+  };
+  const char* stores = "snapshot exception stores";
   std::string error;
   const bool known = !p.type_word.empty() && ::strchr("PpNn", p.type_word[0]) != nullptr;
-  if (!known) return no_store("snapshot exception stores: Exception store type is not P or N");
+  if (!known) return refused(stores, "Exception store type is not P or N");
   const auto sectors = block::parse_kstrtouint(p.chunk_word);
-  if (!sectors) return no_store("snapshot exception stores: Invalid chunk size");
+  if (!sectors) return refused(stores, "Invalid chunk size");
   if (*sectors != 0)
     if (const char* wrong =
             dm_snapshot::chunk_size_error(*sectors, store_block_bytes, origin_block_bytes))
-      return no_store(std::string("snapshot exception stores: ") + wrong);
+      return refused(stores, wrong);
   const auto type = dm_snapshot::parse_store_type(p.type_word, error);
-  if (!type) return no_store("persistent snapshot: " + error);
+  if (!type) return refused("persistent snapshot", error);
   return store_words{*type, *sectors};
 }
 

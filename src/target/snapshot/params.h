@@ -26,8 +26,8 @@ struct store_words {
   dm_snapshot::store_type type;
   uint32_t chunk_sectors = 0;  // 0: as the store says
 };
-// What is wrong with them is logged; the table's error names only the store.
+// What is wrong with them is logged, and in `why`; the table's error names only the store.
 base::outcome<store_words> read_store_words(const params& p, uint32_t store_block_bytes,
-                                            uint32_t origin_block_bytes);
+                                            uint32_t origin_block_bytes, std::string& why);
 
 }  // namespace lbd::snapshot

@@ -58,6 +58,11 @@ class persistent_store final : public exception_store {
   }
 
  private:
+  io_error refused(errc code, std::string text) {
+    warn(text);
+    trouble_ = std::move(text);
+    return io_error{code, 0};
+  }
   geometry shape() const noexcept { return geometry{chunk_sectors_}; }
   uint64_t area_place(uint64_t area) const noexcept {
     return shape().area_chunk(area) * chunk_bytes();
@@ -149,8 +154,8 @@ task<result<void>> persistent_store::read_areas(exception_map& into) {
     for (uint64_t i = 0; i < committed_; ++i) {
       const entry e = dm_snapshot::load_entry(area_bytes(), i);
       if (!dm_snapshot::is_sound(shape(), e, chunks)) {
-        warn("Invalid or corrupt snapshot: an exception lies outside of the device");
-        co_return io_error{static_cast<errc>(ENXIO), 0};
+        co_return refused(static_cast<errc>(ENXIO),
+                          "Invalid or corrupt snapshot: an exception lies outside of the device");
       }
       largest = std::max(largest, e.new_chunk);
       into.insert(e.old_chunk, e.new_chunk, false);
@@ -188,8 +193,7 @@ task<result<exception_store::loaded>> persistent_store::load(exception_map& into
     co_return loaded{};
   }
   if (h.magic != dm_snapshot::header_magic) {
-    warn("Invalid or corrupt snapshot");
-    co_return io_error{static_cast<errc>(ENXIO), 0};
+    co_return refused(static_cast<errc>(ENXIO), "Invalid or corrupt snapshot");
   }
   if (h.chunk_sectors != supplied_sectors_) {
     if (supplied_sectors_ != 0)
@@ -198,15 +202,14 @@ task<result<exception_store::loaded>> persistent_store::load(exception_map& into
            std::to_string(supplied_sectors_) + ".");
     if (const char* wrong =
             dm_snapshot::chunk_size_error(h.chunk_sectors, block_bytes, origin_block_bytes_)) {
-      base::log_error(scope, "persistent snapshot: invalid on-disk chunk size " +
-                                 std::to_string(h.chunk_sectors) + ": " + wrong + ".");
-      co_return io_error{errc::inval, 0};
+      co_return refused(errc::inval, "invalid on-disk chunk size " +
+                                         std::to_string(h.chunk_sectors) + ": " + wrong + ".");
     }
     chunk_sectors_ = h.chunk_sectors;
   }
   if (h.version != dm_snapshot::disk_version) {
-    warn("unable to handle snapshot disk version " + std::to_string(h.version));
-    co_return io_error{errc::inval, 0};
+    co_return refused(errc::inval,
+                      "unable to handle snapshot disk version " + std::to_string(h.version));
   }
   valid_ = h.valid != 0;
   entries_ = rt::buffer(chunk_bytes());

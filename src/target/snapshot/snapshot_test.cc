@@ -260,6 +260,7 @@ TEST_F(snapshot, wrong_lines) {
     EXPECT_EQ(error(std::string("/dev/vda /dev/vdb ") + words),
               "Couldn't create exception store (-EINVAL)")
         << words;
+  EXPECT_EQ(why_, "Invalid chunk size");
   EXPECT_EQ(error("/dev/vda /dev/vdb N 0"), "Chunk size not set (-EINVAL)");
   EXPECT_EQ(error("/dev/vda /dev/vdb N 8", "snapshot-merge"),
             "Snapshot exception store does not support snapshot-merge. (-EINVAL)");
@@ -280,8 +281,10 @@ TEST_F(snapshot, stores_that_cannot_be_read) {
   auto error = [&] { return load("w", "snapshot", "/dev/vda /dev/vdb P 16"); };
   header(0x12345678, 1, 1, 16);
   EXPECT_EQ(error(), "Failed to read snapshot metadata (-ENXIO)");
+  EXPECT_EQ(why_, "Invalid or corrupt snapshot");
   header(dm_snapshot::header_magic, 1, 2, 16);
   EXPECT_EQ(error(), "Failed to read snapshot metadata (-EINVAL)");
+  EXPECT_EQ(why_, "unable to handle snapshot disk version 2");
   header(dm_snapshot::header_magic, 1, 1, 7);
   EXPECT_EQ(error(), "Failed to read snapshot metadata (-EINVAL)");
   header(dm_snapshot::header_magic, 0, 1, 16);

@@ -44,8 +44,13 @@ task<outcome<std::shared_ptr<block::target>>> store_user::create(block::target_c
   if (!store) co_return failure{store.error().code, "Cannot get COW device"};
   if (origin->number == store->number)
     co_return failure{errc::inval, "COW device cannot be the same as origin device"};
-  CO_TRY(const store_words words,
-         read_store_words(m.words, block_bytes_of(*store), block_bytes_of(*origin)));
+  std::string why;
+  const auto read = read_store_words(m.words, block_bytes_of(*store), block_bytes_of(*origin), why);
+  if (!read) {
+    context.explain(std::move(why));
+    co_return read.error();
+  }
+  const store_words words = *read;
   if (merges && !words.type.persistent)
     co_return failure{errc::inval, "Snapshot exception store does not support snapshot-merge."};
   CO_CHECK(context.check_area(*origin, 0, context.length_sectors()));
@@ -69,6 +74,7 @@ task<outcome<std::shared_ptr<block::target>>> store_user::create(block::target_c
     made = std::make_shared<snapshot_target>(std::move(m));
   const auto opened = co_await made->open_store(words);
   if (opened) co_return std::shared_ptr<block::target>(std::move(made));
+  if (made->core_) context.explain(made->core_->store().trouble());
   co_await made->closed();
   co_return opened.error();
 }
