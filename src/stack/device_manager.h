@@ -112,7 +112,9 @@ class device_manager {
                                              bool read_only, std::string* why = nullptr);
   rt::task<base::outcome<device_state>> clear(device_key key);
   rt::task<base::outcome<device_state>> suspend(device_key key, suspend_options how);
-  // Swaps the inactive table in, if there is one, and lets requests go on.
+  // Swaps the inactive table in, if there is one, and lets requests go on. Errors: ELOOP (the
+  // device would stand on itself; nothing has changed), inval (the table does not fit what it
+  // stands on; it is gone, and the device suspended), and what targets say.
   rt::task<base::outcome<device_state>> resume(device_key key, suspend_options how);
   // Errors: busy when open, unless `deferred`: then it goes with its last user.
   rt::task<base::outcome<void>> remove(device_key key, bool deferred);
@@ -179,7 +181,13 @@ class device_manager {
   base::outcome<void> check_stackable(const live_table& next) const;
   static io_kind kind_of(const entry& e, const live_table& t);
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
+  // The device does not come to stand on itself, however many devices lie between.
+  base::outcome<void> check_circle(const entry& e, const live_table& next) const;
   rt::task<base::outcome<void>> resume_locked(entry_ptr e, suspend_options how);
+  // Puts the inactive table into the place of the live one, which goes to `old`. REQUIRES: there is
+  // an inactive one.
+  rt::task<base::outcome<void>> swap_tables(entry_ptr e, suspend_options how,
+                                            std::unique_ptr<live_table>& old);
   rt::task<base::outcome<void>> start_live(entry_ptr e, uint64_t size_before);
   rt::task<void> suspend_locked(entry_ptr e, suspend_options how);
   rt::task<void> destroy(entry_ptr e);

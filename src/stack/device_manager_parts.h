@@ -50,6 +50,7 @@ struct device_manager::entry {
   const device_number number;
   device core;
   std::unique_ptr<live_table> live, inactive;
+  const live_table* coming = nullptr;  // while it takes the live one's place
   bool suspended = false, deferred_remove = false, gone = false;
   bool loaded = false, resumed = false;
   bool was_loaded = false;       // the kernel takes what it does not check from then on at resume

@@ -269,3 +269,58 @@ TEST_F(manager, a_device_without_a_table_can_be_suspended_but_not_resumed) {
 
 }  // namespace
 }  // namespace lbd::stack
+TEST_F(manager, a_device_never_stands_on_itself) {
+  ASSERT_TRUE(make("a", {{0, 8, "zero", ""}}));
+  ASSERT_TRUE(make("b", {{0, 8, "linear", "/dev/vda 0"}, {8, 8, "linear", "/dev/mapper/a 0"}}));
+  ASSERT_TRUE(make("c", {{0, 8, "linear", "/dev/mapper/b 8"}}));
+  for (const char* below : {"/dev/mapper/a", "/dev/mapper/b", "/dev/mapper/c"}) {
+    ASSERT_TRUE(load("a", {{0, 8, "linear", std::string(below) + " 0"}}));
+    const auto refused = resume("a");
+    ASSERT_FALSE(refused) << below;
+    EXPECT_EQ(static_cast<int>(refused.error().code), ELOOP);
+    EXPECT_EQ(refused.error().message, "table: 253:0: the device would stand on itself");
+    const auto s = *m_.state(key("a"));
+    EXPECT_FALSE(s.suspended) << "nothing has changed";
+    EXPECT_TRUE(s.has_inactive);
+    EXPECT_EQ(table("a"), "0 8 zero \n");
+  }
+  ASSERT_TRUE(rt_->run_until(m_.clear(key("a"))));
+  EXPECT_EQ(rt_->run_until(m_.remove_all(false)), 0u);
+}
+
+// Either alone would be fine.
+TEST_F(manager, two_tables_that_start_at_once_make_no_circle) {
+  ASSERT_TRUE(make("a", {{0, 8, "zero", ""}}));
+  ASSERT_TRUE(make("b", {{0, 8, "zero", ""}}));
+  ASSERT_TRUE(load("a", {{0, 8, "linear", "/dev/mapper/b 0"}}));
+  ASSERT_TRUE(load("b", {{0, 8, "linear", "/dev/mapper/a 0"}}));
+  struct starting {
+    static task<void> run(device_manager& m, std::string name, int& done, int& refused) {
+      const auto r = co_await m.resume(key(std::move(name)), {});
+      ++done;
+      if (!r) ++refused;
+    }
+  };
+  int done = 0, refused = 0;
+  rt::spawn(starting::run(m_, "a", done, refused));
+  rt::spawn(starting::run(m_, "b", done, refused));
+  while (done != 2) rt_->run_until(go_round(*rt_));
+  EXPECT_EQ(refused, 1);
+  for (const char* name : {"a", "b"}) ASSERT_TRUE(rt_->run_until(m_.clear(key(name))));
+  EXPECT_EQ(rt_->run_until(m_.remove_all(false)), 0u);
+}
+
+TEST_F(manager, tells_people_why_a_device_was_not_opened) {
+  ASSERT_TRUE(m_.create("empty", "", {}));
+  ASSERT_TRUE(m_.create("d", "", {}));
+  auto why = [this](const char* args) {
+    std::string told;
+    EXPECT_FALSE(rt_->run_until(m_.load(key("d"), {{0, 8, "linear", args}}, false, &told)));
+    return told;
+  };
+  EXPECT_EQ(why("/dev/nosuch 0"), "no such source");
+  EXPECT_EQ(why("/dev/mapper/nosuch 0"), "no mapped device '/dev/mapper/nosuch'");
+  EXPECT_EQ(why("253:0 0"), "device empty has no live table");
+  EXPECT_EQ(why("/dev/vda"), "") << "the kernel's text says it";
+}
+

@@ -338,6 +338,31 @@ outcome<void> device_manager::check_replacement(const entry& e, const live_table
                                   " vs new=" + number(kind) + ") after initial table load."};
 }
 
+outcome<void> device_manager::check_circle(const entry& e, const live_table& next) const {
+  const bool on_devices = std::any_of(next.opened.begin(), next.opened.end(), [&e](const auto& o) {
+    return o.first.major == e.number.major;
+  });
+  if (!on_devices) return {};
+  std::map<device_number, const entry*> devices;
+  for (const auto& [name, other] : by_name_) devices.emplace(other->number, other.get());
+  std::vector<const live_table*> below{&next};
+  while (!below.empty()) {
+    const live_table& t = *below.back();
+    below.pop_back();
+    for (const auto& [number, opened] : t.opened) {
+      if (number == e.number)
+        return failure{static_cast<errc>(ELOOP),
+                       "table: " + e.number.text() + ": the device would stand on itself"};
+      const auto at = devices.find(number);
+      if (at == devices.end()) continue;
+      if (at->second->live) below.push_back(at->second->live.get());
+      if (at->second->coming != nullptr) below.push_back(at->second->coming);
+      devices.erase(at);
+    }
+  }
+  return {};
+}
+
 task<outcome<device_state>> device_manager::load(device_key key, std::vector<table_line> lines,
                                                  bool read_only, std::string* why) {
   auto found = find(key);
@@ -348,6 +373,7 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
   auto next = std::make_unique<live_table>();
   const auto built = co_await build(e, std::move(lines), read_only, *next);
   if (!built) {
+    if (why != nullptr) *why = std::move(next->why);
     co_await close_table(std::move(next));
     co_return built.error();
   }
@@ -369,7 +395,6 @@ task<outcome<device_state>> device_manager::clear(device_key key) {
 }
 
 task<void> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
-    if (why != nullptr) *why = std::move(next->why);
   if (e->suspended) co_return;
   if (how.no_flush) e->core.keep_given_back();
   if (e->live)
@@ -398,6 +423,26 @@ task<outcome<device_state>> device_manager::resume(device_key key, suspend_optio
   if (!resumed) co_return resumed.error();
   e->resumed = true;
   co_return state_of(*e);
+}
+
+task<outcome<void>> device_manager::swap_tables(entry_ptr e, suspend_options how,
+                                                std::unique_ptr<live_table>& old) {
+  CO_CHECK(check_circle(*e, *e->inactive));
+  std::unique_ptr<live_table> next = std::move(e->inactive);
+  e->coming = next.get();
+  co_await suspend_locked(e, how);
+  const auto fits = check_limits(*e, *next);
+  if (!fits) {
+    e->coming = nullptr;
+    co_await close_table(std::move(next));
+    co_return fits;
+  }
+  table* io = next->io.release();
+  device::builder swap_in = [io](const table&) { return adopt(io); };
+  (void)co_await e->core.replace_table(std::move(swap_in));
+  old = std::exchange(e->live, std::move(next));
+  e->coming = nullptr;
+  co_return outcome<void>{};
 }
 
 task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options how) {

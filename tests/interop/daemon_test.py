@@ -127,6 +127,16 @@ class Devices(Daemon):
         self.assertNotEqual(locked.returncode, 0, "qemu-io gets a lock that the daemon holds")
         self.ok("device", "remove", "w", "r")
         subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", str(self.path("a.img"))], check=True,
+    def test_devices_do_not_stand_on_themselves(self):
+        self.start_daemon()
+        self.ok("device", "create", "a", "--table", "0 8 zero")
+        self.ok("device", "create", "b", "--table", "0 8 linear a 0")
+        self.ok("device", "load", "a", "--table", "0 8 linear b 0")
+        self.assertIn("the device would stand on itself", self.fails("device", "resume", "a"))
+        self.assertEqual(self.ok("device", "table", "a"), "0 8 zero \n", "the live table works on")
+        self.ok("device", "clear", "a")
+        self.ok("device", "remove", "b", "a")
+
                        capture_output=True)
 
     def test_a_waiter_hears_of_an_event_and_one_that_has_gone_is_forgotten(self):

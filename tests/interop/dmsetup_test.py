@@ -195,6 +195,16 @@ class Verbs(Dm):
         self.assertEqual(out, [f"0 8 crypt aes-cbc-plain {k} 0 512:0 0"
                                for k in ("0" * 32, key, "0" * 32)])
 
+    def test_a_device_cannot_stand_on_itself(self):
+        out = self.lines("""
+            dmsetup create a --table '0 8 zero'
+            dmsetup create b --table '0 8 linear /dev/mapper/a 0'
+            dmsetup load a --table '0 8 linear /dev/mapper/b 0'
+            dmsetup resume a; dmsetup table a; dmsetup clear a; dmsetup remove b a; dmsetup ls""")
+        self.assertEqual(out, [
+            "device-mapper: resume ioctl on a  failed: Too many levels of symbolic links",
+            "Command failed.", "0 8 zero ", "No devices found"])
+
     def test_long_answers(self):
         # More than the first buffer of 16 KiB holds.
         table = "\\n".join(f"{8 * i} 8 linear vda {8 * i}" for i in range(1000))
