@@ -21,6 +21,16 @@ constexpr uint32_t minors = 1u << 20;
 
 failure no_such_device() { return failure{no_device, "No such device or address"}; }
 
+outcome<void> check_name(const std::string& name) {
+  auto refuse = [&name](const char* why) {
+    return failure{errc::inval, "invalid device name '" + name + "': " + why};
+  };
+  if (name.empty()) return refuse("it is empty");
+  if (name.size() > name_bytes) return refuse("it has more than 127 bytes");
+  if (name.find('/') != std::string::npos) return refuse("it contains '/'");
+  return {};
+}
+
 }  // namespace
 
 device_manager::device_manager(rt::runtime& runtime, source_opener& sources)
@@ -69,15 +79,16 @@ device_state device_manager::state_of(const entry& e) const {
 
 outcome<device_state> device_manager::create(std::string name, std::string uuid,
                                              std::optional<uint32_t> minor) {
-  if (name.empty() || name.size() > name_bytes || name.find('/') != std::string::npos)
-    return failure{errc::inval, "invalid device name '" + name + "'"};
+  CHECK(check_name(name));
   if (uuid.size() > uuid_bytes) return failure{errc::inval, "device uuid is too long"};
   if (by_name_.contains(name)) return failure{errc::busy, "device name " + name + " is in use"};
   std::vector<bool> taken(by_name_.size() + 1, false);
   for (const auto& [other, e] : by_name_) {
     if (!uuid.empty() && e->uuid == uuid)
       return failure{errc::busy, "device uuid " + uuid + " is in use"};
-    if (minor && e->number.minor == *minor) return no_such_device();
+    if (minor && e->number.minor == *minor)
+      return failure{no_device,
+                     "minor number " + std::to_string(*minor) + " is in use by device " + other};
     if (e->number.minor < taken.size()) taken[e->number.minor] = true;
   }
   if (minor && *minor >= minors) return failure{errc::inval, "minor number is too large"};
@@ -101,8 +112,7 @@ std::vector<device_state> device_manager::list() const {
 }
 
 outcome<device_state> device_manager::rename(device_key key, std::string new_name) {
-  if (new_name.empty() || new_name.size() > name_bytes || new_name.find('/') != std::string::npos)
-    return failure{errc::inval, "invalid device name '" + new_name + "'"};
+  CHECK(check_name(new_name));
   const auto found = find(key);
   if (!found)
     return failure{no_device,

@@ -157,6 +157,12 @@ TEST_F(manager, names_uuids_and_minors_are_unique) {
   EXPECT_EQ(m_.state(key("c"))->event_number, 2u);
   ASSERT_TRUE(rt_->run_until(m_.remove(key("a"), false)));
   EXPECT_EQ(m_.create("d", "", {})->number.minor, 0u) << "the lowest free minor";
+  const auto taken = m_.create("e", "", 0);
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(static_cast<int>(taken.error().code), ENXIO);
+  EXPECT_EQ(taken.error().message, "minor number 0 is in use by device d");
+  EXPECT_EQ(m_.create(std::string(128, 'n'), "", {}).error().message,
+            "invalid device name '" + std::string(128, 'n') + "': it has more than 127 bytes");
 }
 
 TEST_F(manager, open_devices_stay_until_the_last_user_goes) {
@@ -267,8 +273,6 @@ TEST_F(manager, a_device_without_a_table_can_be_suspended_but_not_resumed) {
   EXPECT_TRUE(rt_->run_until(m_.remove(key("d"), false)));
 }
 
-}  // namespace
-}  // namespace lbd::stack
 TEST_F(manager, a_device_never_stands_on_itself) {
   ASSERT_TRUE(make("a", {{0, 8, "zero", ""}}));
   ASSERT_TRUE(make("b", {{0, 8, "linear", "/dev/vda 0"}, {8, 8, "linear", "/dev/mapper/a 0"}}));
@@ -324,3 +328,5 @@ TEST_F(manager, tells_people_why_a_device_was_not_opened) {
   EXPECT_EQ(why("/dev/vda"), "") << "the kernel's text says it";
 }
 
+}  // namespace
+}  // namespace lbd::stack

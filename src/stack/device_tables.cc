@@ -453,18 +453,11 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
   const uint64_t size_before = e->core.limits().size_bytes;
   std::unique_ptr<live_table> old;
   if (e->inactive) {
-    co_await suspend_locked(e, how);
-    std::unique_ptr<live_table> next = std::move(e->inactive);
-    const auto fits = check_limits(*e, *next);
-    if (!fits) {
-      base::log_error("device-mapper", fits.error().message);
-      co_await close_table(std::move(next));
-      co_return fits.error();
+    const auto swapped = co_await swap_tables(e, how, old);
+    if (!swapped) {
+      base::log_error("device-mapper", swapped.error().message);
+      co_return swapped;
     }
-    table* io = next->io.release();
-    device::builder swap_in = [io](const table&) { return adopt(io); };
-    (void)co_await e->core.replace_table(std::move(swap_in));
-    old = std::exchange(e->live, std::move(next));
   }
   // The new table may take things over from the old one.
   const auto started = co_await start_live(e, size_before);
