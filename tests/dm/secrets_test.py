@@ -56,6 +56,16 @@ class Secrets(mapped.Case):
         self.assertNotIn(KEY[:64], told.lower())
         self.assertNotIn(KEY[-64:], told.lower())
 
+    def test_the_arguments_of_a_server_do_not_tell_its_key(self):
+        path = self.path("s.nbd")
+        disk = self.make_disk(1 << 20)
+        table = TABLE.format(disk=disk)
+        server = self.start([testing.lbd_binary(), "serve", "-u", path, "--table", table], env=self.env,
+                            ready=lambda: testing.accepts(path))
+        with open(f"/proc/{server.pid}/cmdline", encoding="utf-8") as file:
+            words = file.read().split("\0")
+        self.assertEqual(words[-2], table.replace(KEY, "*" * len(KEY)))
+
     def killed(self, with_key):
         """How a daemon, with or without a key, ends after a signal that dumps core."""
         daemon = self.daemon()
