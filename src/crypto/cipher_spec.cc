@@ -20,22 +20,23 @@ std::string_view cut(std::string_view text, char c, std::string_view& rest) {
   return text.substr(0, at);
 }
 
-// "xts(aes)", "essiv(cbc(aes),sha256)", "ecb(cipher_null)".
-outcome<cipher_spec> parse_api_name(cipher_spec spec, std::string_view name) {
+// "xts(aes)", "essiv(cbc(aes),sha256)", "ecb(cipher_null)". Anything else becomes an algorithm
+// without a mode, which no library has.
+cipher_spec parse_api_name(cipher_spec spec, std::string_view name) {
   const size_t open = name.find('('), close = name.rfind(')');
-  if (open == std::string_view::npos || close != name.size() - 1)
-    return failure{errc::noent, "Error allocating crypto tfm"};
+  spec.algorithm = name;
+  spec.mode.clear();
+  if (open == std::string_view::npos || close != name.size() - 1) return spec;
   std::string_view outer = name.substr(0, open);
   std::string_view inner = name.substr(open + 1, close - open - 1);
   if (outer == "essiv") {
     const size_t comma = inner.rfind(',');
-    if (comma == std::string_view::npos) return failure{errc::noent, "Error allocating crypto tfm"};
+    if (comma == std::string_view::npos) return spec;
     spec.iv = "essiv";
     spec.iv_option = inner.substr(comma + 1);
     return parse_api_name(std::move(spec), inner.substr(0, comma));
   }
-  if (inner.find_first_of("(),") != std::string_view::npos)
-    return failure{errc::noent, "Error allocating crypto tfm"};
+  if (inner.find_first_of("(),") != std::string_view::npos) return spec;
   spec.mode = outer;
   spec.algorithm = inner;
   return spec;

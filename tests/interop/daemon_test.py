@@ -115,7 +115,27 @@ class Devices(Daemon):
         self.assertIn("line 2 of the table", self.fails("device", "create", "d", stdin="0 8 zero\n0 8\n"))
         self.assertIn("no device 'd'", self.fails("device", "info", "d"))
         self.assertIn("unknown target type", self.fails("device", "create", "d", "--table", "0 8 nosuch"))
+        for table, why in (("snapshot-origin nosuch", "No such file"),
+                           ("snapshot a.img nosuch P 8", "No such file"),
+                           ("snapshot a.img b.img P 7", "Chunk size is not a power of 2"),
+                           ("multipath 0 0 1 1 round-robin 0 1 0 nosuch", "No such file"),
+                           ("linear /dev/mapper/nosuch 0", "no mapped device '/dev/mapper/nosuch'"),
+                           (f"crypt aes-lrw-plain64 {'00' * 32} 0 a.img 0", "'aes-lrw-plain64'")):
+            self.assertIn(why, self.fails("device", "create", "d", "--table", "0 8 " + table))
+        self.ok("device", "create", "e", "--no-table", "-m", "7")
+        self.assertIn("minor number 7 is in use by device e", self.fails("device", "create", "d", "--no-table", "-m", "7"))
+        self.ok("device", "remove", "e")
         self.assertEqual(self.ok("device", "ls"), "No devices found\n")
+
+    def test_devices_do_not_stand_on_themselves(self):
+        self.start_daemon()
+        self.ok("device", "create", "a", "--table", "0 8 zero")
+        self.ok("device", "create", "b", "--table", "0 8 linear a 0")
+        self.ok("device", "load", "a", "--table", "0 8 linear b 0")
+        self.assertIn("the device would stand on itself", self.fails("device", "resume", "a"))
+        self.assertEqual(self.ok("device", "table", "a"), "0 8 zero \n", "the live table works on")
+        self.ok("device", "clear", "a")
+        self.ok("device", "remove", "b", "a")
 
     def test_a_file_that_another_program_writes_is_refused_and_one_here_is_shared(self):
         testing.require("qemu-io")
@@ -127,16 +147,6 @@ class Devices(Daemon):
         self.assertNotEqual(locked.returncode, 0, "qemu-io gets a lock that the daemon holds")
         self.ok("device", "remove", "w", "r")
         subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", str(self.path("a.img"))], check=True,
-    def test_devices_do_not_stand_on_themselves(self):
-        self.start_daemon()
-        self.ok("device", "create", "a", "--table", "0 8 zero")
-        self.ok("device", "create", "b", "--table", "0 8 linear a 0")
-        self.ok("device", "load", "a", "--table", "0 8 linear b 0")
-        self.assertIn("the device would stand on itself", self.fails("device", "resume", "a"))
-        self.assertEqual(self.ok("device", "table", "a"), "0 8 zero \n", "the live table works on")
-        self.ok("device", "clear", "a")
-        self.ok("device", "remove", "b", "a")
-
                        capture_output=True)
 
     def test_a_waiter_hears_of_an_event_and_one_that_has_gone_is_forgotten(self):

@@ -20,16 +20,51 @@ using block::io_opts;
 using rt::segments;
 using rt::task;
 
+namespace {
+
+constexpr const char* no_tags = "Integrity profile not supported.";
+
+// What libraries do not have is named, unless it may be a key in the wrong place.
+std::string missing(const crypto::cipher_spec& spec) {
+  const bool digits = spec.text.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
+  return "neither OpenSSL nor libgcrypt has what " +
+         (digits ? "this cipher" : "'" + spec.text + "'") +
+         " needs (there are aes, camellia, serpent and twofish, with cbc, xts and ecb)";
+}
+
+outcome<std::unique_ptr<crypto::sector_cipher>> make_cipher(const crypt_params& p,
+                                                            block::target_context& context) {
+  crypto::cipher_spec spec = p.cipher;
+  // Which cannot be served, but that is found out last.
+  if (spec.iv == "random") spec.iv = "plain64";
+  auto made = crypto::sector_cipher::make(spec, p.key.view(), p.shape);
+  const errc unknown = errc::noent;
+  if (made && p.authenticates) return failure{unknown, "Error allocating crypto tfm"};
+  if (made || made.error().code != unknown) return made;
+  if (p.authenticates) return failure{errc::inval, no_tags};
+  const std::string why = missing(p.cipher);
+  base::log_warn("device-mapper", "crypt: " + why);
+  context.explain(why);
+  return made;
+}
+
+}  // namespace
+
 task<outcome<std::shared_ptr<block::target>>> crypt::create(block::target_context& context,
                                                             std::vector<std::string> args) {
   if (args.size() < 5) co_return failure{errc::inval, "Not enough arguments"};
   auto params = parse_crypt(args, context.length_sectors(), context.runtime().reactor_count());
   crypto::wipe_bytes(std::as_writable_bytes(std::span(args[1].data(), args[1].size())));
   if (!params) co_return params.error();
-  auto cipher = crypto::sector_cipher::make(params->cipher, params->key.view(), params->shape);
+  auto cipher = make_cipher(*params, context);
   if (!cipher) co_return cipher.error();
+  CO_TRY(params->iv_offset, parse_crypt_iv_offset(args[2], params->shape.sector_bytes));
   auto child = co_await context.open(args[3]);
   if (!child) co_return failure{child.error().code, "Device lookup failed"};
+  const auto start = block::parse_u64(args[4]);
+  if (!start) co_return failure{errc::inval, "Invalid device sector"};
+  params->start_sector = *start;
+  if (params->cipher.iv == "random") co_return failure{errc::inval, no_tags};
   CO_CHECK(context.check_area(*child, params->start_sector, context.length_sectors()));
   co_return std::shared_ptr<block::target>(std::make_shared<crypt>(
       *std::move(params), *std::move(cipher), *std::move(child), context.length_sectors()));
@@ -123,12 +158,17 @@ std::string crypt::options_text() const {
   std::vector<std::string> words;
   if (params_.allow_discards) words.push_back("allow_discards");
   if (params_.same_cpu) words.push_back("same_cpu_crypt");
+  if (params_.high_priority) words.push_back("high_priority");
   if (params_.submit_from_crypt_cpus) words.push_back("submit_from_crypt_cpus");
   if (params_.no_read_workqueue) words.push_back("no_read_workqueue");
   if (params_.no_write_workqueue) words.push_back("no_write_workqueue");
+  if (params_.tag_bytes != 0)
+    words.push_back("integrity:" + std::to_string(params_.tag_bytes) + ":none");
   if (params_.shape.sector_bytes != 512)
     words.push_back("sector_size:" + std::to_string(params_.shape.sector_bytes));
   if (params_.shape.iv_large_sectors) words.push_back("iv_large_sectors");
+  if (params_.integrity_key_bytes != 0)
+    words.push_back("integrity_key_size:" + std::to_string(params_.integrity_key_bytes));
   if (words.empty()) return {};
   std::string text = " " + std::to_string(words.size());
   for (const std::string& w : words) text += " " + w;

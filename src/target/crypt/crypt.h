@@ -23,7 +23,11 @@ struct crypt_params {
   uint64_t iv_offset = 0;
   uint64_t start_sector = 0;
   bool allow_discards = false, same_cpu = false, submit_from_crypt_cpus = false;
-  bool no_read_workqueue = false, no_write_workqueue = false;
+  bool no_read_workqueue = false, no_write_workqueue = false, high_priority = false;
+  // Of a device with room for tags beside its sectors; ours have none, and only the kernel's checks
+  // of the words are here.
+  uint32_t tag_bytes = 0, integrity_key_bytes = 0;
+  bool authenticates = false;
   crypto::sector_cipher::shape shape;
 };
 

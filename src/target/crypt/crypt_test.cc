@@ -148,6 +148,11 @@ TEST_F(crypt, tables_print_again_and_hide_keys) {
   EXPECT_EQ(table(), "aes-xts-plain64 " + zeros +
                          " 8 254:0 0 6 allow_discards same_cpu_crypt submit_from_crypt_cpus "
                          "no_read_workqueue no_write_workqueue sector_size:4096");
+  (void)make("crypt", xts("0 254:0 0 5 integrity_key_size:32 integrity:16:none high_priority "
+                          "iv_large_sectors ALLOW_discards"));
+  EXPECT_EQ(table(), "aes-xts-plain64 " + zeros +
+                         " 0 254:0 0 5 allow_discards high_priority integrity:16:none "
+                         "iv_large_sectors integrity_key_size:32");
   (void)make("crypt", "cipher_null-ecb - 0 /dev/vda 0");
   EXPECT_EQ(table(), "cipher_null-ecb - 0 254:0 0");
 }
@@ -173,6 +178,21 @@ TEST_F(crypt, keys_are_wiped_and_set_while_suspended) {
   EXPECT_EQ(message({"other"}), "error: unrecognised message received.");
 }
 
+TEST_F(crypt, ciphers_that_no_library_has_are_named_and_misplaced_keys_are_not) {
+  auto why = [this](const std::string& args) {
+    EXPECT_EQ(load("w", "crypt", args), "Error allocating crypto tfm (-ENOENT)");
+    return why_;
+  };
+  const std::string rest = std::string(" ") + key_ + " 0 /dev/vda 0";
+  for (const char* cipher :
+       {"xchacha12,aes-adiantum-plain64", "aes-lrw-plain64", "anubis-cbc-plain",
+        "capi:adiantum(xchacha12,aes)-plain64", "aes-cbc-essiv:nosuch"})
+    EXPECT_NE(why(cipher + rest).find("'" + std::string(cipher) + "'"), std::string::npos);
+  const std::string misplaced = why(key_ + rest);
+  EXPECT_NE(misplaced.find("this cipher"), std::string::npos);
+  EXPECT_EQ(misplaced.find(key_), std::string::npos);
+}
+
 TEST_F(crypt, discards_only_when_allowed) {
   const auto no = make("crypt", xts());
   EXPECT_EQ(run(discarding(*no, 0, 4096)), errc::notsup);
@@ -191,6 +211,8 @@ TEST_F(crypt, wrong_lines) {
       {"aes-xts-plain64 zz 0 /dev/vda 0", "Error decoding and setting key (-EINVAL)"},
       {"aes-xts-plain64 00 0 /dev/vda 0", "Error decoding and setting key (-EINVAL)"},
       {"nosuch-xts-plain64 " + key + " 0 /dev/vda 0", "Error allocating crypto tfm (-ENOENT)"},
+      {"aes-xts-plain64 " + key + " x /dev/no x", "Invalid iv_offset sector (-EINVAL)"},
+      {xts("0 /dev/no x"), "Device lookup failed (-ENODEV)"},
       {xts("x /dev/vda 0"), "Invalid iv_offset sector (-EINVAL)"},
       {xts("1 /dev/vda 0 1 sector_size:4096"), "Invalid iv_offset sector (-EINVAL)"},
       {xts("0 /dev/vda x"), "Invalid device sector (-EINVAL)"},
@@ -198,6 +220,15 @@ TEST_F(crypt, wrong_lines) {
       {xts("0 /dev/vda 0 x"), "Invalid number of feature args (-EINVAL)"},
       {xts("0 /dev/vda 0 1 other"), "Invalid feature arguments (-EINVAL)"},
       {xts("0 /dev/vda 0 1 sector_size:1000"), "Invalid feature value for sector_size (-EINVAL)"},
+      {xts("0 /dev/vda 0 1 integrity:0:none"), "Invalid integrity arguments (-EINVAL)"},
+      {xts("0 /dev/vda 0 1 integrity:481:none"), "Invalid integrity arguments (-EINVAL)"},
+      {xts("0 /dev/vda 0 1 integrity:16:other"), "Unknown integrity profile (-EINVAL)"},
+      {xts("0 /dev/vda 0 1 integrity:x:none"), "Invalid feature arguments (-EINVAL)"},
+      {xts("0 /dev/vda 0 1 integrity_key_size:0"), "Invalid integrity_key_size argument (-EINVAL)"},
+      {xts("0 /dev/vda 0 1 integrity:16:aead"), "Bad cipher specification (-EINVAL)"},
+      {"capi:gcm(aes)-random " + key + " 0 /dev/vda 0 1 integrity:28:aead",
+       "Integrity profile not supported. (-EINVAL)"},
+      {"aes-xts-random " + key + " 0 /dev/vda 0", "Integrity profile not supported. (-EINVAL)"},
   };
   for (const auto& [args, text] : lines) EXPECT_EQ(load("w", "crypt", args), text) << args;
   EXPECT_EQ(load("w", "crypt", xts("0 /dev/vda 0 1 sector_size:4096"), 2047),

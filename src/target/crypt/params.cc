@@ -15,7 +15,8 @@ using base::outcome;
 
 namespace {
 
-constexpr size_t options_most = 8;
+constexpr size_t options_most = 9;
+constexpr uint32_t tag_bytes_most = 480;
 constexpr uint32_t sector_bytes_most = 4096;
 
 failure refused(const char* text) { return failure{errc::inval, text}; }
@@ -72,6 +73,20 @@ outcome<crypto::secret> keyring_key(const std::string& word) {
   return key;
 }
 
+// "integrity:28:aead"
+outcome<void> parse_integrity(const std::string& word, crypt_params& p) {
+  const size_t colon = word.find(':');
+  const size_t second = word.find(':', colon + 1);
+  const auto bytes = block::parse_u32(word.substr(colon + 1, second - colon - 1));
+  if (!bytes || second == std::string::npos) return refused("Invalid feature arguments");
+  if (*bytes == 0 || *bytes > tag_bytes_most) return refused("Invalid integrity arguments");
+  const std::string profile = word.substr(second + 1);
+  if (profile != "none" && profile != "aead") return refused("Unknown integrity profile");
+  p.tag_bytes = *bytes;
+  p.authenticates = profile == "aead";
+  return {};
+}
+
 outcome<void> parse_option(const std::string& given, crypt_params& p) {
   const std::string word = lower(given);
   if (word == "allow_discards") {
@@ -86,8 +101,15 @@ outcome<void> parse_option(const std::string& given, crypt_params& p) {
     p.no_write_workqueue = true;
   } else if (word == "iv_large_sectors") {
     p.shape.iv_large_sectors = true;
+  } else if (word == "high_priority") {
+    p.high_priority = true;
   } else if (word.starts_with("integrity:")) {
-    return refused("Integrity profile not supported.");
+    return parse_integrity(word, p);
+  } else if (word.starts_with("integrity_key_size:")) {
+    const auto n = block::parse_u32(word.substr(19));
+    if (!n) return refused("Invalid feature arguments");
+    if (*n == 0) return refused("Invalid integrity_key_size argument");
+    p.integrity_key_bytes = *n;
   } else if (word.starts_with("sector_size:")) {
     const auto n = block::parse_u32(word.substr(12));
     if (!n || *n < 512 || *n > sector_bytes_most || (*n & (*n - 1)) != 0)
@@ -124,6 +146,7 @@ outcome<crypt_params> parse_crypt(const std::vector<std::string>& args, uint64_t
   crypt_params p;
   p.shape.lanes = lanes;
   CHECK(parse_options(args, length_sectors, p));
+  if (p.authenticates && !args[0].starts_with("capi:")) return refused("Bad cipher specification");
   auto spec = crypto::parse_cipher_spec(args[0]);
   if (!spec) return spec.error();
   p.cipher = *std::move(spec);
@@ -131,14 +154,14 @@ outcome<crypt_params> parse_crypt(const std::vector<std::string>& args, uint64_t
   auto key = parse_crypt_key(args[1]);
   if (!key) return key.error();
   p.key = *std::move(key);
-  const auto iv_offset = block::parse_u64(args[2]);
-  if (!iv_offset || *iv_offset % (p.shape.sector_bytes / 512) != 0)
-    return refused("Invalid iv_offset sector");
-  p.iv_offset = *iv_offset;
-  const auto start = block::parse_u64(args[4]);
-  if (!start) return refused("Invalid device sector");
-  p.start_sector = *start;
   return p;
+}
+
+outcome<uint64_t> parse_crypt_iv_offset(const std::string& word, uint32_t sector_bytes) {
+  const auto iv_offset = block::parse_u64(word);
+  if (!iv_offset || *iv_offset % (sector_bytes / 512) != 0)
+    return refused("Invalid iv_offset sector");
+  return *iv_offset;
 }
 
 }  // namespace lbd::target
