@@ -77,12 +77,10 @@ class striped final : public block::target, private block::crossing {
     return first_error(std::move(all));
   }
   task<result<void>> discard(uint64_t offset, uint64_t length, io_opts io) override {
-    return each_piece(offset, length,
-                      [this, io](const piece& p, uint64_t) { return discard_piece(p, io); });
+    return each_stripe(offset, length, [this, io](const piece& p) { return discard_piece(p, io); });
   }
   task<result<void>> write_zeroes(uint64_t offset, uint64_t length, io_opts io) override {
-    return each_piece(offset, length,
-                      [this, io](const piece& p, uint64_t) { return zero_piece(p, io); });
+    return each_stripe(offset, length, [this, io](const piece& p) { return zero_piece(p, io); });
   }
   task<result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
                              io_opts io) override {
@@ -138,6 +136,24 @@ class striped final : public block::target, private block::crossing {
       const piece p = map(offset + done, length - done);
       all.push_back(action(p, done));
       done += p.length;
+    }
+    return first_error(std::move(all));
+  }
+  // Where on stripe `index` a range begins or ends that does so at `offset`.
+  uint64_t edge(uint64_t offset, size_t index) const noexcept {
+    const uint64_t n = stripes_.size();
+    const uint64_t chunk = offset / chunk_, row = chunk / n * chunk_;
+    if (index == chunk % n) return row + offset % chunk_;
+    return index < chunk % n ? row + chunk_ : row;
+  }
+  // What a range without data has on a stripe is one piece there, however many chunks it is.
+  template <class Do>
+  task<result<void>> each_stripe(uint64_t offset, uint64_t length, Do action) {
+    std::vector<task<result<void>>> all;
+    for (size_t i = 0; i < stripes_.size(); ++i) {
+      const uint64_t begin = edge(offset, i), end = edge(offset + length, i);
+      const uint64_t start = stripes_[i]->start_sector * block::sector_bytes;
+      if (begin < end) all.push_back(action(piece{i, start + begin, end - begin}));
     }
     return first_error(std::move(all));
   }
