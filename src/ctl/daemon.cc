@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "ctl/device_major.h"
 #include "ctl/served_stack.h"
+#include "stack/device_name.h"
 
 namespace lbd::ctl {
 
@@ -75,7 +76,7 @@ server_report daemon::report() {
   out.reactors = runtime_.reactor_count();
   for (const stack::device_state& s : devices_.list()) {
     device_report d;
-    d.name = s.name;
+    d.name = stack::shown_name(s.name);
     d.size_bytes = s.size_bytes;
     d.read_only = s.read_only;
     if (const stack::device* device = devices_.find_device({s.name, {}, {}}))

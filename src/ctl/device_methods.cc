@@ -9,6 +9,7 @@
 #include "ctl/daemon.h"
 #include "ctl/device_params.h"
 #include "ctl/table_text.h"
+#include "stack/device_name.h"
 
 namespace lbd::ctl {
 namespace {
@@ -105,7 +106,8 @@ task<outcome<device_state>> start(daemon& d, std::string name, table_params tabl
 
 task<rpc_answer> create(daemon& d, rpc_call call) {
   rpc_params p(call);
-  std::string name = p.needed_text("name"), uuid = p.text("uuid");
+  std::string name = stack::kept_name(p.needed_text("name"));
+  std::string uuid = stack::kept_uuid(p.text("uuid"));
   const auto minor = p.number("minor");
   if (minor && *minor > UINT32_MAX) p.refuse("minor is too large");
   const bool with_table = p.has("table");
@@ -159,7 +161,7 @@ task<rpc_answer> resume(daemon& d, rpc_call call) {
 task<rpc_answer> rename(daemon& d, rpc_call call) {
   rpc_params p(call);
   device_key key = read_key(p);
-  std::string to = p.needed_text("new_name");
+  std::string to = stack::kept_name(p.needed_text("new_name"));
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
   co_return answer_state(key, d.devices().rename(key, std::move(to)));
 }
@@ -167,7 +169,7 @@ task<rpc_answer> rename(daemon& d, rpc_call call) {
 task<rpc_answer> set_uuid(daemon& d, rpc_call call) {
   rpc_params p(call);
   device_key key = read_key(p);
-  std::string uuid = p.needed_text("new_uuid");
+  std::string uuid = stack::kept_uuid(p.needed_text("new_uuid"));
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
   co_return answer_state(key, d.devices().set_uuid(key, std::move(uuid)));
 }
@@ -250,7 +252,7 @@ json dependency(daemon& d, block::device_number n) {
   device_key key;
   key.number = n;
   if (const auto mapped = d.devices().state(std::move(key)))
-    out["name"] = mapped->name;
+    out["name"] = stack::shown_name(mapped->name);
   else if (const auto source = d.sources().source_of(n))
     out["source"] = *source;
   return out;

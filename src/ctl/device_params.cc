@@ -6,13 +6,14 @@
 #include <nlohmann/json.hpp>
 
 #include "ctl/table_text.h"
+#include "stack/device_name.h"
 
 namespace lbd::ctl {
 
 stack::device_key read_key(rpc_params& from) {
   stack::device_key key;
-  key.name = from.text("name");
-  key.uuid = from.text("uuid");
+  key.name = stack::kept_name(from.text("name"));
+  key.uuid = stack::kept_uuid(from.text("uuid"));
   const std::string number = from.text("number");
   if (!number.empty()) {
     const size_t colon = std::min(number.find(':'), number.size());
@@ -54,16 +55,17 @@ table_params read_table(rpc_params& from) {
 rpc_answer device_failed(const stack::device_key& key, const base::failure& why) {
   const std::string missing = base::to_string(static_cast<base::errc>(ENXIO));
   if (why.message != missing) return rpc_answer::failed(why);
-  const std::string which = key.number         ? key.number->text()
-                            : key.uuid.empty() ? "'" + key.name + "'"
-                                               : "with the uuid '" + key.uuid + "'";
+  const std::string which = key.number ? key.number->text()
+                            : key.uuid.empty()
+                                ? "'" + stack::shown_name(key.name) + "'"
+                                : "with the uuid '" + stack::shown_name(key.uuid) + "'";
   return rpc_answer::failed(
       {why.code, "no device " + which + " (lbd device ls shows what there is)"});
 }
 
 nlohmann::json to_json(const stack::device_state& s) {
-  return {{"name", s.name},
-          {"uuid", s.uuid},
+  return {{"name", stack::shown_name(s.name)},
+          {"uuid", stack::shown_name(s.uuid)},
           {"major", s.number.major},
           {"minor", s.number.minor},
           {"suspended", s.suspended},

@@ -3,6 +3,7 @@
 
 #include "ctl/device_params.h"
 #include "ctl/export_service.h"
+#include "stack/device_name.h"
 
 namespace lbd::ctl {
 namespace {
@@ -41,7 +42,7 @@ task<rpc_answer> list(export_service& s, rpc_call call) {
 
 task<rpc_answer> remove(export_service& s, rpc_call call) {
   rpc_params p(call);
-  std::string device = p.text("name"), address = p.text("nbd");
+  std::string device = stack::shown_name(stack::kept_name(p.text("name"))), address = p.text("nbd");
   std::optional<std::string> name;
   if (p.has("export")) name = p.text("export");
   if (device.empty() && address.empty() && !name) p.refuse("give name, nbd or export");

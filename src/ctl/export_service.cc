@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "ctl/served_stack.h"
+#include "stack/device_name.h"
 #include "wire/uri/uri.h"
 
 namespace lbd::ctl {
@@ -60,7 +61,7 @@ std::string export_service::device_name(const one& e) const {
   stack::device_key key;
   key.number = e.device.number;
   const auto state = daemon_.devices().state(std::move(key));
-  return state ? state->name : std::string();
+  return state ? stack::shown_name(state->name) : std::string();
 }
 
 export_service::info export_service::describe(const place& at, const one& e) const {
@@ -125,7 +126,7 @@ task<outcome<export_service::info>> export_service::add(spec what) {
                       "device " + state.name + " has no table yet: load one and resume it"};
   one e;
   CO_TRY(e.device, daemon_.devices().open(what.device));
-  e.name = what.name.empty() && !what.default_name ? state.name : what.name;
+  e.name = what.name.empty() && !what.default_name ? stack::shown_name(state.name) : what.name;
   e.read_only = what.read_only;
   CO_TRY(place* const at, co_await place_for(std::move(address)));
   nbd_server::export_options options;

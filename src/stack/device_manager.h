@@ -30,7 +30,7 @@ struct table_line {
   std::string args;  // or, in answers, the status or table text
   // How the devices among the arguments are looked up; not part of answers.
   std::string directory{};  // where relative paths begin; empty: they are refused
-  bool names = false;       // a mapped device may be named without /dev/mapper/
+  bool names = false;       // a mapped device may be named as people write it, without /dev/mapper/
 };
 
 // Where devices named in tables come from when they are not mapped devices: files, URIs, numbers.

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "block/segments.h"
+#include "stack/device_name.h"
 #include "store/memory/memory.h"
 
 namespace lbd::stack {
@@ -248,6 +249,28 @@ TEST(events, that_come_after_the_device_or_the_manager_reach_nobody) {
     rt->at(0).turn(0);
     EXPECT_EQ(told, 0);
   }
+}
+
+TEST(device_name, is_kept_as_the_kernels_tools_write_it) {
+  const std::pair<const char*, const char*> names[] = {
+      {"a", "a"},
+      {"a b", "a\\x20b"},
+      {"gr\xc3\xb6\xc3\x9f", "gr\\xc3\\xb6\\xc3\\x9f"},
+      {"a,b%/", "a\\x2cb\\x25\\x2f"},
+      {"#+-.:=@_aZ09", "#+-.:=@_aZ09"},
+      {"", ""},
+  };
+  for (const auto& [shown, kept] : names) {
+    EXPECT_EQ(kept_uuid(shown), kept);
+    EXPECT_EQ(kept_uuid(kept), kept) << "once";
+    EXPECT_EQ(shown_name(kept), shown);
+  }
+  EXPECT_EQ(kept_name("a b"), "a\\x20b");
+  EXPECT_EQ(kept_name("a b/c"), "a b/c");
+  EXPECT_EQ(kept_name("a\\x2"), "a\\x5cx2");
+  EXPECT_EQ(kept_name("\\xzz"), "\\x5cxzz");
+  for (const char* stays : {"\\xzz\\x4", "a\\xff", "\\xc3", "a\\x00b", "\\xc3\\x20"})
+    EXPECT_EQ(shown_name(stays), stays);
 }
 
 TEST(split_args, cuts_at_blanks_and_takes_quoted_characters) {

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "block/target_registry.h"
 #include "stack/device_manager_parts.h"
+#include "stack/device_name.h"
 
 namespace lbd::stack {
 
@@ -186,14 +187,18 @@ task<outcome<block::opened_device>> device_manager::open_source(std::string sour
                                                                 bool writable) {
   const std::string prefix = "/dev/mapper/";
   if (source.starts_with(prefix)) {
-    auto mapped = open(device_key{source.substr(prefix.size()), {}, {}});
+    std::string name = source.substr(prefix.size());
+    if (names) name = kept_name(name);
+    auto mapped = open(device_key{std::move(name), {}, {}});
     if (mapped) co_return mapped;
     co_return failure{errc::nodev, "no mapped device '" + source + "'"};
   }
   for (const auto& [name, e] : by_name_)
     if (source == e->number.text() || source == "/dev/dm-" + std::to_string(e->number.minor))
       co_return open(device_key{name, {}, {}});
-  if (names && by_name_.contains(source)) co_return open(device_key{source, {}, {}});
+  if (names)
+    if (const auto at = by_name_.find(kept_name(source)); at != by_name_.end())
+      co_return open(device_key{at->first, {}, {}});
   if (!directory.empty()) source = sources_.absolute(std::move(source), directory);
   co_return co_await sources_.open(std::move(source), writable);
 }

@@ -123,9 +123,27 @@ class Devices(Daemon):
                            (f"crypt aes-lrw-plain64 {'00' * 32} 0 a.img 0", "'aes-lrw-plain64'")):
             self.assertIn(why, self.fails("device", "create", "d", "--table", "0 8 " + table))
         self.ok("device", "create", "e", "--no-table", "-m", "7")
-        self.assertIn("minor number 7 is in use by device e", self.fails("device", "create", "d", "--no-table", "-m", "7"))
+        why = self.fails("device", "create", "d", "--no-table", "-m", "7")
+        self.assertIn("minor number 7 is in use by device e", why)
         self.ok("device", "remove", "e")
         self.assertEqual(self.ok("device", "ls"), "No devices found\n")
+
+    def test_names_of_any_kind_are_the_same_for_dmsetup(self):
+        testing.require("dmsetup")
+        self.start_daemon()
+        for name in ("two words", "größe", "50%,x"):
+            self.ok("device", "create", name, "-u", "U " + name, "--table", "0 8 zero")
+        self.ok("device", "create", "top", "--table", "0 8 linear größe 0", "--table",
+                "8 8 linear /dev/mapper/two\\ words 0")
+        names = ["50%,x", "größe", "top", "two words"]
+        self.assertEqual([line.split("\t")[0] for line in self.ok("device", "ls").splitlines()], names)
+        self.assertEqual([d["name"] for d in self.ask("device.deps", name="top")["result"]], ["two words", "größe"])
+        self.env["PATH"] += ":/usr/sbin:/sbin"
+        done = self.run_lbd("dmsetup", "info", "-c", "--noheadings", "--separator", "|", "-o", "name,uuid")
+        told = dict(line.split("|") for line in done.stdout.splitlines())
+        self.assertEqual(told, {n: "" if n == "top" else "U " + n for n in names})
+        self.assertEqual(self.run_lbd("dmsetup", "rename", "two words", "now three").returncode, 0)
+        self.assertEqual(json.loads(self.ok("device", "info", "--json", "now three"))["uuid"], "U two words")
 
     def test_devices_do_not_stand_on_themselves(self):
         self.start_daemon()
