@@ -252,15 +252,27 @@ task<dm_commands::result> dm_commands::wait(dm::request r, device_key key, dm_ca
 }
 
 task<dm_commands::result> dm_commands::message(dm::request r, device_key key) {
-  auto reply = co_await devices_.message(key, r.sector, stack::split_args(r.text));
+  std::vector<std::string> words = stack::split_args(r.text);
+  // What does not fit the caller's buffer is asked for again, and must not be cleared before.
+  static constexpr const char* shows = "@stats_print";
+  const bool clears = r.text.starts_with("@stats_print_clear");
+  if (clears) words[0] = shows;
+  auto reply = co_await devices_.message(key, r.sector, std::move(words));
   if (!reply) co_return reply.error();
-  const auto state = devices_.state(std::move(key));
+  const auto state = devices_.state(key);
   if (!state) co_return state.error();
   dm::answer a(r.head);
   fill_with_name(a.head(), *state);
   // A list of statistics is an answer even when it is empty.
-  if (!reply->empty() || r.text.starts_with("@stats_list")) a.put_reply(*reply);
-  co_return a.finish();
+  const bool lists = r.text.starts_with("@stats_list") || r.text.starts_with(shows);
+  if (!reply->empty() || lists) a.put_reply(*reply);
+  if (!clears || (a.head().flags & flag::buffer_full) != 0) co_return a.finish();
+  reply = co_await devices_.message(std::move(key), r.sector, stack::split_args(r.text));
+  if (!reply) co_return reply.error();
+  dm::answer cleared(r.head);
+  fill_with_name(cleared.head(), *state);
+  cleared.put_reply(*reply);
+  co_return cleared.finish();
 }
 
 dm_commands::result dm_commands::set_geometry(const dm::request& r, const device_key& key) {

@@ -102,8 +102,9 @@ task<bool> device::given_back(errc code) {
 }
 
 block::routed device::route(op what, uint64_t offset, uint64_t length, block::path& way) noexcept {
-  // What may be given back has to be kept by a coroutine.
-  if (keeping_.load(std::memory_order_relaxed) || !gate_.try_enter()) return {};
+  // What may be given back has to be kept by a coroutine; one also knows which sectors to count.
+  if (keeping_.load(std::memory_order_relaxed) || regions_.counts() || !gate_.try_enter())
+    return {};
   const table::segment* s = live_->find(offset);
   if (s == nullptr || length > s->end() - offset || !live_->serves(offset, length)) {
     gate_.leave();
@@ -155,7 +156,7 @@ task<result<void>> device::read(uint64_t offset, segments to, io_opts io) {
     co_await gate_.enter();
     result<void> r;
     {
-      visit here(*this, op::read, length);
+      visit here(*this, op::read, offset, length);
       if (live_->serves(offset, length))
         r = co_await read_inside(offset, to, io);
       else
@@ -185,7 +186,7 @@ task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
       gate_.leave();
       r = co_await write_partial(offset, from, io);
     } else {
-      visit here(*this, op::write, length);
+      visit here(*this, op::write, offset, length);
       r = co_await write_inside(offset, from, io);
       here.code = base::code_of(r);
     }
@@ -213,7 +214,7 @@ task<result<void>> device::flush(io_opts io) {
     co_await gate_.enter();
     result<void> r;
     {
-      visit here(*this, op::flush, 0);
+      visit here(*this, op::flush, 0, 0);
       r = co_await flush_targets(io);
       here.code = base::code_of(r);
     }
@@ -234,7 +235,7 @@ task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io)
     co_await gate_.enter();
     result<void> r;
     {
-      visit here(*this, op::discard, length);
+      visit here(*this, op::discard, offset, length);
       uint64_t begin = offset, end = offset + length;
       if (!live_->serves(offset, length)) {
         begin = base::round_up(begin, live_->unit_bytes());
@@ -262,7 +263,7 @@ task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opt
       gate_.leave();
       r = co_await zero_partial(offset, length, io);
     } else {
-      visit here(*this, op::write_zeroes, length);
+      visit here(*this, op::write_zeroes, offset, length);
       r = co_await zero_inside(offset, length, io);
       here.code = base::code_of(r);
     }
@@ -293,7 +294,7 @@ task<result<void>> device::extents(uint64_t offset, uint64_t length, block::exte
     co_await gate_.enter();
     result<void> r;
     {
-      visit here(*this, op::extents, length);
+      visit here(*this, op::extents, offset, length);
       if (live_->serves(offset, length))
         r = co_await extents_inside(offset, length, out, io);
       else
@@ -312,6 +313,7 @@ task<result<void>> device::suspend(bool flush) {
   if (!suspended_) {
     co_await gate_.close();
     suspended_ = true;
+    regions_.forget_old();
   }
   if (!flush) co_return result<void>{};
   co_return co_await flush_targets({});

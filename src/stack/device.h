@@ -14,6 +14,7 @@
 #include "rt/gate.h"
 #include "rt/runtime.h"
 #include "stack/counters.h"
+#include "stack/region_stats.h"
 #include "stack/table.h"
 
 namespace lbd::stack {
@@ -66,6 +67,8 @@ class device final : public block::block_device, private block::crossing {
   const table& live() const noexcept { return *live_; }
 
   device_totals totals() const noexcept { return counters_.totals(); }
+  // What is counted in parts of it.
+  region_stats& regions() noexcept { return regions_; }
   // Called on reactor 0 after a table with another size went live.
   void on_resize(std::function<void(uint64_t size_bytes)> told) { resized_ = std::move(told); }
 
@@ -104,7 +107,8 @@ class device final : public block::block_device, private block::crossing {
   rt::task<base::result<void>> zero_parts(uint64_t offset, uint64_t length, block::io_opts io);
   rt::task<base::result<void>> write_edge(uint64_t offset, rt::segments from, block::io_opts io);
   using work = std::function<rt::task<base::result<void>>()>;
-  rt::task<base::result<void>> alone(block::op what, uint64_t bytes, const work& w);
+  rt::task<base::result<void>> alone(block::op what, uint64_t offset, uint64_t bytes,
+                                     const work& w);
   void adopt(std::unique_ptr<table> next);
 
   rt::runtime& runtime_;
@@ -115,6 +119,7 @@ class device final : public block::block_device, private block::crossing {
   // Limits of earlier tables: somebody may still look at them.
   std::vector<std::unique_ptr<const block::limits>> all_limits_;
   device_counters counters_;
+  region_stats regions_;
   rt::mutex control_;
   bool suspended_ = false;
   std::atomic<bool> keeping_{false};  // written on reactor 0

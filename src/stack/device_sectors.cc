@@ -68,7 +68,7 @@ task<result<void>> device::extents_partial(uint64_t offset, uint64_t length,
 
 // Runs `w` on reactor 0 while no other request is in flight, as soon as the device is not
 // suspended.
-task<result<void>> device::alone(op what, uint64_t bytes, const work& w) {
+task<result<void>> device::alone(op what, uint64_t offset, uint64_t bytes, const work& w) {
   for (;;) {
     auto held = co_await control_.lock();
     if (suspended_) {
@@ -80,7 +80,9 @@ task<result<void>> device::alone(op what, uint64_t bytes, const work& w) {
     co_await gate_.close();
     block::moment begin, end;
     const uint64_t cookie = count_start(what, bytes, begin);
+    const auto counted = regions_.begin(what, offset, bytes, begin.ns());
     const auto r = co_await w();
+    region_stats::end(counted, end.ns());
     count_end(cookie, base::code_of(r), end);
     co_await gate_.open();
     co_return r;
@@ -132,13 +134,17 @@ task<result<void>> device::zero_parts(uint64_t offset, uint64_t length, io_opts 
 
 task<result<void>> device::write_partial(uint64_t offset, segments from, io_opts io) {
   const work parts = [this, offset, from, io] { return write_parts(offset, from, io); };
-  auto there = [this, from, &parts] { return alone(op::write, block::total_bytes(from), parts); };
+  auto there = [this, offset, from, &parts] {
+    return alone(op::write, offset, block::total_bytes(from), parts);
+  };
   co_return co_await rt::call_on(runtime_.at(0), there);
 }
 
 task<result<void>> device::zero_partial(uint64_t offset, uint64_t length, io_opts io) {
   const work parts = [this, offset, length, io] { return zero_parts(offset, length, io); };
-  auto there = [this, length, &parts] { return alone(op::write_zeroes, length, parts); };
+  auto there = [this, offset, length, &parts] {
+    return alone(op::write_zeroes, offset, length, parts);
+  };
   co_return co_await rt::call_on(runtime_.at(0), there);
 }
 

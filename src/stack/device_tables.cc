@@ -506,8 +506,14 @@ task<outcome<std::string>> device_manager::message(device_key key, uint64_t sect
     e->deferred_remove = false;
     co_return std::string();
   }
-  // Statistics of regions are not kept: there are none to list.
-  if (words[0] == "@stats_list" && words.size() <= 2) co_return std::string();
+  if (region_stats::knows(words[0])) {
+    const uint64_t sectors = e->core.limits().size_bytes / block::sector_bytes;
+    auto reply =
+        e->core.regions().message(std::move(words), sectors, rt::reactor::current().now_ns());
+    if (!reply && reply.error().code == errc::inval)
+      base::log_error("device-mapper", reply.error().message);
+    co_return reply;
+  }
   if (words[0].starts_with("@"))
     co_return refuse(("Unsupported message sent to DM core: " + words[0]).c_str());
   if (!e->live) co_return refuse("The device has no table.");

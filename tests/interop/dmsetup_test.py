@@ -205,6 +205,42 @@ class Verbs(Dm):
             "device-mapper: resume ioctl on a  failed: Too many levels of symbolic links",
             "Command failed.", "0 8 zero ", "No devices found"])
 
+    def test_statistics_of_regions(self):
+        self.mounted()
+        out = self.lines("""
+            dmsetup create d --table '0 2048 linear vda 0'
+            dmsetup message d 0 @stats_create - /2; dmsetup message d 0 @stats_create 0+128 1 prog aux
+            dd if=/dev/zero of=/dev/mapper/d bs=4096 count=1 oflag=direct status=none
+            dmsetup message d 0 @stats_list; dmsetup message d 0 @stats_list prog
+            dmsetup message d 0 @stats_print 0 | cut -d' ' -f1-8
+            dmsetup message d 0 @stats_print_clear 1 7 2 | cut -d' ' -f1-8
+            dmsetup message d 0 @stats_print 1 7 1 | cut -d' ' -f1-8
+            dmsetup message d 0 @stats_delete 1; dmsetup message d 0 @stats_list
+            dmsetup message d 0 @stats_print 1; dmsetup message d 0 @stats_create 0""", 1)
+        self.assertEqual(out, [
+            "0", "1", "0: 0+2048 1024 - -", "1: 0+128 1 prog aux", "1: 0+128 1 prog aux",
+            "0+1024 0 0 0 0 1 0 8", "1024+1024 0 0 0 0 0 0 0",
+            "7+1 0 0 0 0 1 0 1", "8+1 0 0 0 0 0 0 0", "7+1 0 0 0 0 0 0 0", "0: 0+2048 1024 - -",
+            "device-mapper: message ioctl on d  failed: No such file or directory", "Command failed.",
+            "device-mapper: message ioctl on d  failed: Invalid argument", "Command failed."])
+
+    def test_dmstats(self):
+        self.mounted()
+        out = self.lines("""
+            dmsetup create d --table '0 2048 linear vda 0
+            2048 2048 linear vdb 0'
+            dmsetup stats create --segments d
+            dd if=/dev/mapper/d of=/dev/null bs=4096 count=4 skip=256 iflag=direct status=none
+            dmsetup stats report --noheadings --separator : -o region_id,read_count,read_sector_count d
+            dmsetup stats create --areas 3000 --precise d
+            dmsetup stats print --clear --regionid 2 d | wc -l
+            dmsetup stats delete --allregions d; dmsetup message d 0 @stats_list | wc -l""")
+        self.assertEqual([line for line in out if ":" in line], [
+            "d: Created new region with 1 area(s) as region ID 0",
+            "d: Created new region with 1 area(s) as region ID 1", "0:0:0", "1:4:32", "0-1:4:32",
+            "d: Created new region with 3000 area(s) as region ID 2"])
+        self.assertEqual(out[-2:], ["2048", "0"], "areas of whole sectors")
+
     def test_long_answers(self):
         # More than the first buffer of 16 KiB holds.
         table = "\\n".join(f"{8 * i} 8 linear vda {8 * i}" for i in range(1000))
