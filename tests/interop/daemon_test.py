@@ -145,6 +145,18 @@ class Devices(Daemon):
         self.assertEqual(self.run_lbd("dmsetup", "rename", "two words", "now three").returncode, 0)
         self.assertEqual(json.loads(self.ok("device", "info", "--json", "now three"))["uuid"], "U two words")
 
+    def test_answers_as_json_are_one_document(self):
+        self.start_daemon()
+        for name in "ab":
+            made = json.loads(self.ok("device", "create", name, "--table", "0 8 zero", "--json"))
+            self.assertEqual(made["name"], name)
+        for verb, suspended in (("suspend", True), ("resume", False)):
+            told = json.loads(self.ok("device", verb, "--json", "a", "b"))
+            self.assertEqual({name: state["suspended"] for name, state in told.items()}, {n: suspended for n in "ab"})
+            self.assertEqual(json.loads(self.ok("device", verb, "--json", "a"))["suspended"], suspended)
+        self.assertEqual(json.loads(self.ok("device", "clear", "--json", "a", "b")).keys(), {"a", "b"})
+        self.assertEqual(json.loads(self.ok("device", "remove", "--json", "a", "b")), {"a": True, "b": True})
+
     def test_devices_do_not_stand_on_themselves(self):
         self.start_daemon()
         self.ok("device", "create", "a", "--table", "0 8 zero")
