@@ -106,7 +106,8 @@ block::routed device::route(op what, uint64_t offset, uint64_t length, block::pa
   if (keeping_.load(std::memory_order_relaxed) || regions_.counts() || !gate_.try_enter())
     return {};
   const table::segment* s = live_->find(offset);
-  if (s == nullptr || length > s->end() - offset || !live_->serves(offset, length)) {
+  if (s == nullptr || length > s->end() - offset || !live_->serves(offset, length) ||
+      (what != op::read && live_->limits().read_only)) {
     gate_.leave();
     return {};
   }
@@ -182,7 +183,10 @@ task<result<void>> device::write(uint64_t offset, segments from, io_opts io) {
   for (;;) {
     co_await gate_.enter();
     result<void> r;
-    if (!live_->serves(offset, length)) {
+    if (refuses_writes()) {
+      gate_.leave();
+      r = io_error{errc::perm, 0};
+    } else if (!live_->serves(offset, length)) {
       gate_.leave();
       r = co_await write_partial(offset, from, io);
     } else {
@@ -233,6 +237,10 @@ task<result<void>> device::discard_inside(uint64_t offset, uint64_t length, io_o
 task<result<void>> device::discard(uint64_t offset, uint64_t length, io_opts io) {
   for (;;) {
     co_await gate_.enter();
+    if (refuses_writes()) {
+      gate_.leave();
+      co_return io_error{errc::perm, 0};
+    }
     result<void> r;
     {
       visit here(*this, op::discard, offset, length);
@@ -259,7 +267,10 @@ task<result<void>> device::write_zeroes(uint64_t offset, uint64_t length, io_opt
   for (;;) {
     co_await gate_.enter();
     result<void> r;
-    if (!live_->serves(offset, length)) {
+    if (refuses_writes()) {
+      gate_.leave();
+      r = io_error{errc::perm, 0};
+    } else if (!live_->serves(offset, length)) {
       gate_.leave();
       r = co_await zero_partial(offset, length, io);
     } else {

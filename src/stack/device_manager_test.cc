@@ -199,6 +199,33 @@ TEST_F(manager, requests_held_while_suspended_go_through_the_new_table) {
   EXPECT_TRUE(base::is_zero(sources_.a->borrow(0, 512).bytes));
 }
 
+TEST_F(manager, a_read_only_table_refuses_writes_whatever_is_below) {
+  struct sending {
+    static task<int> run(block::block_device& to) {
+      const std::vector<std::byte> data(512);
+      const block::segment_list all{base::bytes_view(data)};
+      const auto w = co_await block::write(to, 0, all.view(), {});
+      const auto part = co_await block::write(to, 3, all.view(), {});
+      const auto d = co_await to.discard(0, 512, {});
+      const auto z = co_await to.write_zeroes(0, 512, {});
+      const auto f = co_await to.flush({});
+      int refused = 0;
+      for (const auto& r : {w, part, d, z, f})
+        if (!r && r.error().code == errc::perm) ++refused;
+      co_return refused;
+    }
+  };
+  ASSERT_TRUE(make("d", {{0, 8, "linear", "/dev/vda 0"}, {8, 8, "zero", ""}}));
+  const auto opened = *m_.open(key("d"));
+  EXPECT_EQ(rt_->run_until(sending::run(*opened.device)), 0);
+  for (const bool read_only : {true, false}) {
+    ASSERT_TRUE(rt_->run_until(m_.load(key("d"), {{0, 8, "linear", "/dev/vda 0"}}, read_only)));
+    ASSERT_TRUE(resume("d"));
+    EXPECT_EQ(opened.device->limits().read_only, read_only);
+    EXPECT_EQ(rt_->run_until(sending::run(*opened.device)), read_only ? 4 : 0);
+  }
+}
+
 TEST_F(manager, messages_reach_only_targets_and_say_why_not) {
   ASSERT_TRUE(make("d", {{0, 8, "linear", "/dev/vda 0"}}));
   auto text = [&](uint64_t sector, std::vector<std::string> words) {

@@ -261,7 +261,7 @@ task<outcome<void>> device_manager::build(entry_ptr e, std::vector<table_line> l
   for (const auto& l : built.lines)
     segments.push_back({l.start_sector * block::sector_bytes,
                         l.length_sectors * block::sector_bytes, l.target, l.target->unit_bytes()});
-  auto io = table::make(std::move(segments));
+  auto io = table::make(std::move(segments), read_only);
   if (!io) co_return io.error();
   built.io = *std::move(io);
   outcome<void> fits = check_stackable(built);

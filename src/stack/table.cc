@@ -29,12 +29,13 @@ block::limits combine(const std::vector<table::segment>& segments) {
 
 }  // namespace
 
-table::table(std::vector<segment> segments)
+table::table(std::vector<segment> segments, bool read_only)
     : segments_(std::move(segments)), limits_(combine(segments_)) {
+  limits_.read_only |= read_only;
   for (const segment& s : segments_) unit_bytes_ = std::max(unit_bytes_, s.unit_bytes);
 }
 
-base::outcome<std::unique_ptr<table>> table::make(std::vector<segment> segments) {
+base::outcome<std::unique_ptr<table>> table::make(std::vector<segment> segments, bool read_only) {
   uint64_t at = 0;
   for (const segment& s : segments) {
     if (s.start != at || s.length_bytes == 0 || s.start + s.length_bytes < s.start)
@@ -46,16 +47,16 @@ base::outcome<std::unique_ptr<table>> table::make(std::vector<segment> segments)
   }
   if (segments.empty())
     return base::failure{base::errc::inval, "the table is empty (give at least one line)"};
-  return std::unique_ptr<table>(new table(std::move(segments)));
+  return std::unique_ptr<table>(new table(std::move(segments), read_only));
 }
 
-std::unique_ptr<table> table::none() { return std::unique_ptr<table>(new table({})); }
+std::unique_ptr<table> table::none() { return std::unique_ptr<table>(new table({}, false)); }
 
 std::unique_ptr<table> table::whole(std::shared_ptr<block::block_device> target) {
   std::vector<segment> one;
   const uint64_t size = target->limits().size_bytes;
   one.push_back(segment{0, size, std::move(target)});
-  return std::unique_ptr<table>(new table(std::move(one)));
+  return std::unique_ptr<table>(new table(std::move(one), false));
 }
 
 const table::segment* table::search(uint64_t offset) const noexcept {

@@ -21,8 +21,10 @@ class table {
   };
 
   // Segments must follow each other without gap or overlap from 0. Errors: inval, naming the gap.
+  // `read_only`: whatever the targets can do.
   // REQUIRES: they begin and end at multiples of the largest unit.
-  static base::outcome<std::unique_ptr<table>> make(std::vector<segment> segments);
+  static base::outcome<std::unique_ptr<table>> make(std::vector<segment> segments,
+                                                    bool read_only = false);
   // No segments, size 0: a device before its first load.
   static std::unique_ptr<table> none();
   // One target for the whole device.
@@ -44,7 +46,7 @@ class table {
   }
 
  private:
-  explicit table(std::vector<segment> segments);
+  table(std::vector<segment> segments, bool read_only);
   const segment* search(uint64_t offset) const noexcept;
 
   std::vector<segment> segments_;

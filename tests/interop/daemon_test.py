@@ -301,6 +301,24 @@ class Exports(Daemon):
         self.assertEqual(self.ok("export", "--list"), "No exports\n")
         self.assertFalse(os.path.exists(self.nbd))
 
+    def test_an_export_of_a_read_only_table_refuses_writes(self):
+        testing.require("qemu-io")
+
+        def write():
+            done = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 4096", self.uri("d")], text=True,
+                                  capture_output=True, check=False)
+            return done.stdout + done.stderr
+
+        self.ok("device", "create", "other", "--table", "0 2048 linear a.img 0")
+        self.ok("device", "create", "d", "--table", "0 2048 linear a.img 0")
+        self.ok("export", "d", "--nbd", "unix:d.nbd")
+        for options in (["-r"], []):
+            self.ok("device", "load", "d", "--table", "0 2048 linear a.img 0", *options)
+            self.ok("device", "resume", "d")
+            self.assertEqual("wrote 4096" in write(), not options)
+            shown = json.loads(self.ok("export", "--list", "--json"))
+            self.assertEqual(shown[0]["read_only"], bool(options))
+
     def test_what_cannot_be_exported_is_told(self):
         self.assertIn("no device 'd'", self.fails("export", "d", "--nbd", "unix:d.nbd"))
         self.ok("device", "create", "d", "--no-table")

@@ -16,16 +16,16 @@ struct export_entry {
   export_entry(export_options o, std::shared_ptr<lost_changes> l)
       : options(std::move(o)),
         lost(std::move(l)),
-        read_only(options.read_only || options.device->limits().read_only),
         size_bytes(options.device->limits().size_bytes) {}
 
   const export_options options;
   const std::shared_ptr<lost_changes> lost;  // shared by the exports of one device
-  const bool read_only;
   std::atomic<uint64_t> size_bytes;
   bool removed = false;  // reactor 0
 
   block::block_device& device() const noexcept { return *options.device; }
+  // May change with the device's table.
+  bool read_only() const noexcept { return options.read_only || device().limits().read_only; }
 
   // The same in every answer about the export, except for DF, which needs structured replies.
   uint16_t transmission_flags(bool structured_replies) const noexcept {
@@ -35,7 +35,7 @@ struct export_entry {
         tf::has_flags | tf::send_flush | tf::send_fua | tf::send_cache | tf::can_multi_conn;
     if (structured_replies) flags |= tf::send_df;
     if (l.rotational) flags |= tf::rotational;
-    if (read_only) return static_cast<uint16_t>(flags | tf::read_only);
+    if (read_only()) return static_cast<uint16_t>(flags | tf::read_only);
     // A device that cannot be fast says so to each FAST_ZERO request.
     flags |= tf::send_write_zeroes | tf::send_fast_zero;
     if (l.can_discard) flags |= tf::send_trim;

@@ -185,7 +185,7 @@ server_info server::impl::info() const {
   out.refused = refused_;
   for (const auto& e : registry_.exports())
     out.exports.push_back({e->options.name, e->options.description,
-                           e->size_bytes.load(std::memory_order_relaxed), e->read_only, 0});
+                           e->size_bytes.load(std::memory_order_relaxed), e->read_only(), 0});
   for (const auto& c : registry_.connections()) {
     connection_info i;
     i.id = c->id;
@@ -244,7 +244,7 @@ task<void> server::impl::stop_listening() {
 task<outcome<void>> server::impl::flush_devices() {
   outcome<void> first;
   for (const auto& e : registry_.exports()) {
-    if (e->read_only) continue;
+    if (e->read_only()) continue;
     const auto r = co_await e->device().flush({});
     if (!r && first)
       first = failure{r.error().code, "export '" + e->options.name + "' could not be flushed: " +
