@@ -280,6 +280,22 @@ TEST_F(one_client, a_client_that_takes_nothing_gives_loans_back_and_loses_nothin
   }
 }
 
+TEST_F(one_client, a_reply_that_has_begun_and_cannot_go_on_ends_the_connection) {
+  disk_.lend = true;
+  for (const bool structured : {false, true}) {
+    start(structured);
+    client_->request(command::read, 1, 0, 4'000'000);
+    EXPECT_TRUE(client_->readable(10'000));
+    disk_.error = errc::io;  // the loan is taken back, since nobody takes the rest
+    EXPECT_TRUE(wait_until([&] { return server_->info().connections.empty(); }));
+    EXPECT_EQ(disk_.borrowed, 0);
+    EXPECT_THROW(client_->receive(4'000'000), client::closed);
+    disk_.error = errc::ok;  // for the flush at the end
+    client_.reset();
+    server_.reset();
+  }
+}
+
 TEST_F(one_client, a_client_that_takes_nothing_for_too_long_is_dropped) {
   disk_.lend = true;
   server_options options;
