@@ -109,7 +109,7 @@ block_map::known block_map::find(uint64_t block) const noexcept {
   return k;
 }
 
-bool block_map::find_run(uint64_t block, uint32_t begin, uint32_t end, run& out) const noexcept {
+bool block_map::find_from(uint64_t block, uint32_t begin, run& out) const noexcept {
   const known k = find(block);
   if (k.what == known::kind::unknown) return false;
   if (k.what == known::kind::uniform) {
@@ -118,10 +118,14 @@ bool block_map::find_run(uint64_t block, uint32_t begin, uint32_t end, run& out)
     const auto after = std::upper_bound(k.parts->begin(), k.parts->end(), begin,
                                         [](uint32_t at, const run& r) { return at < r.begin; });
     out = *std::prev(after);
-    if (end > out.end) return false;
   }
   if (out.kind == run_kind::data) out.offset += begin - out.begin;
   out.begin = begin;
+  return true;
+}
+
+bool block_map::find_run(uint64_t block, uint32_t begin, uint32_t end, run& out) const noexcept {
+  if (!find_from(block, begin, out) || end > out.end) return false;
   out.end = end;
   return true;
 }

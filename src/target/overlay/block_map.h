@@ -57,6 +57,8 @@ class block_map {
   };
   known find(uint64_t block) const noexcept;
 
+  // The run from `begin` on, cut off before it; false if the block is unknown.
+  bool find_from(uint64_t block, uint32_t begin, run& out) const noexcept;
   // The run that holds all of [begin, end) of the block; false if there is none or it is unknown.
   bool find_run(uint64_t block, uint32_t begin, uint32_t end, run& out) const noexcept;
 

@@ -42,6 +42,19 @@ struct routed_cookie {
   }
 };
 
+// Whether a run of a later block, `done` bytes behind the beginning of `first`, lies there as well.
+bool goes_on(const run& first, uint64_t done, const run& later) noexcept {
+  if (later.kind != first.kind || later.kind == run_kind::opaque) return false;
+  return later.kind == run_kind::zero ||
+         (later.layer == first.layer && later.offset == first.offset + done);
+}
+
+// A reader's wishes, without the place for details: a layer would tell them in its own bytes.
+block::io_opts for_layer(block::io_opts io) noexcept {
+  io.error = nullptr;
+  return io;
+}
+
 }  // namespace
 
 device::device(rt::runtime& runtime, std::vector<member> members, block::change_layer* top,
@@ -110,24 +123,24 @@ bool device::find_place(uint64_t offset, uint64_t length, run& out) const noexce
 }
 
 bool device::find_long_place(uint64_t offset, uint64_t length, run& out) const noexcept {
+  return find_longest(offset, length, out) == length;
+}
+
+// How much of the range, from its beginning, is one run; 0 if the first block is unknown.
+uint64_t device::find_longest(uint64_t offset, uint64_t length, run& out) const noexcept {
   uint64_t done = 0;
   while (done < length) {
     const uint64_t at = offset + done;
-    const auto begin = static_cast<uint32_t>(at % map_block_bytes);
-    const uint64_t n = std::min(length - done, map_block_bytes - begin);
     run r;
-    if (!map_.find_run(at / map_block_bytes, begin, begin + static_cast<uint32_t>(n), r))
-      return false;
-    if (done == 0) {
+    if (!map_.find_from(at / map_block_bytes, static_cast<uint32_t>(at % map_block_bytes), r))
+      break;
+    if (done == 0)
       out = r;
-    } else if (r.kind != out.kind || r.kind == run_kind::opaque ||
-               (r.kind == run_kind::data &&
-                (r.layer != out.layer || r.offset != out.offset + done))) {
-      return false;
-    }
-    done += n;
+    else if (!goes_on(out, done, r))
+      break;
+    done += std::min<uint64_t>(length - done, r.end - r.begin);
   }
-  return true;
+  return done;
 }
 
 block::routed device::route(block::op what, uint64_t offset, uint64_t length,
@@ -213,73 +226,63 @@ task<result<void>> device::fill_locked(uint64_t block) {
   co_return result<void>{};
 }
 
-task<result<void>> device::fill_at_home(uint64_t block) {
-  const uint64_t unit = base::round_down(block * map_block_bytes, lock_unit_bytes_);
-  const auto held = co_await locks_.lock(unit, lock_unit_bytes_);
-  co_return co_await fill_locked(block);
+task<result<void>> device::fill_at_home(uint64_t block, uint64_t end) {
+  constexpr unsigned at_once = 16;  // then others may go on
+  for (unsigned filled = 0; block < end; ++block) {
+    if (map_.is_known(block)) continue;
+    if (filled++ == at_once) {
+      filled = 1;
+      co_await rt::yield_now{};
+    }
+    const uint64_t unit = base::round_down(block * map_block_bytes, lock_unit_bytes_);
+    const auto held = co_await locks_.lock(unit, lock_unit_bytes_);
+    CO_CHECK(co_await fill_locked(block));
+  }
+  co_return result<void>{};
 }
 
-task<result<void>> device::read_run(const run r, uint64_t offset, segments to) {
+// Any reactor. The map knows all blocks of the range afterwards, and does not forget them.
+task<result<void>> device::learn(uint64_t offset, uint64_t length) {
+  uint64_t block = offset / map_block_bytes;
+  const uint64_t end = base::div_up(offset + length, map_block_bytes);
+  while (block < end && map_.is_known(block)) ++block;
+  if (block == end) co_return result<void>{};
+  auto work = [this, block, end] { return fill_at_home(block, end); };
+  co_return co_await rt::call_on(home_, work);
+}
+
+task<result<void>> device::read_run(const run r, uint64_t offset, segments to, block::io_opts io) {
   switch (r.kind) {
     case run_kind::zero:
       block::fill_zero(to);
       co_return result<void>{};
     case run_kind::data: {
       layer_visit here(*this, false, r.layer, block::total_bytes(to));
-      const auto done = co_await block::read(*data_devices_[r.layer], r.offset, to, {});
+      const auto done = co_await block::read(*data_devices_[r.layer], r.offset, to, io);
       co_return here.ended(done);
     }
     case run_kind::opaque: {
       layer_visit here(*this, false, r.layer, block::total_bytes(to));
-      const auto done = co_await members_[r.layer].change->read(offset, to, {});
+      const auto done = co_await members_[r.layer].change->read(offset, to, io);
       co_return here.ended(done);
     }
   }
   co_return io_error{errc::io, 0};
 }
 
-// Any reactor. The range lies in one block.
-task<result<void>> device::read_block(uint64_t offset, segments to) {
-  const uint64_t block = offset / map_block_bytes;
-  if (!map_.is_known(block)) {
-    auto work = [this, block] { return fill_at_home(block); };
-    CO_CHECK(co_await rt::call_on(home_, work));
-  }
-  const epoch_visit here(*this);
-  const block_map::known k = map_.find(block);
-  const runs whole{k.whole};
-  const runs& parts = k.what == block_map::known::kind::mixed ? *k.parts : whole;
-  const auto begin = static_cast<uint32_t>(offset % map_block_bytes);
-  const auto end = static_cast<uint32_t>(begin + block::total_bytes(to));
-  for (run r : parts) {
-    const uint32_t from = std::max(r.begin, begin), until = std::min(r.end, end);
-    if (from >= until) continue;
-    if (r.kind == run_kind::data) r.offset += from - r.begin;
-    const block::segment_list piece(to, from - begin, until - from);
-    CO_CHECK(co_await read_run(r, offset + (from - begin), piece.view()));
-  }
-  co_return result<void>{};
-}
-
-task<result<void>> device::read(uint64_t offset, segments to, block::io_opts) {
+// What lies in one place goes in one request, however many blocks it covers: each may have far to
+// go.
+task<result<void>> device::read(uint64_t offset, segments to, block::io_opts io) {
   const uint64_t length = block::total_bytes(to);
   CO_CHECK(block::check_range(limits_, offset, length));
+  CO_CHECK(co_await learn(offset, length));
   for (uint64_t done = 0; done < length;) {
-    const uint64_t at = offset + done;
-    // As much as lies in one place goes in one request, else a block at a time.
-    uint64_t n = length - done;
-    {
-      const epoch_visit here(*this);
-      run r;
-      if (find_place(at, n, r)) {
-        const block::segment_list rest(to, done, n);
-        CO_CHECK(co_await read_run(r, at, rest.view()));
-        break;
-      }
-    }
-    n = std::min(n, map_block_bytes - at % map_block_bytes);
+    const epoch_visit here(*this);
+    run r;
+    const uint64_t n = find_longest(offset + done, length - done, r);
+    if (n == 0) co_return io_error{errc::io, 0};
     const block::segment_list piece(to, done, n);
-    CO_CHECK(co_await read_block(at, piece.view()));
+    CO_CHECK(co_await read_run(r, offset + done, piece.view(), for_layer(io)));
     done += n;
   }
   co_return result<void>{};

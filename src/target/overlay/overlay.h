@@ -95,11 +95,13 @@ class device final : public block::block_device, private block::crossing {
   block::block_device& data_device(size_t layer) noexcept;
   bool find_place(uint64_t offset, uint64_t length, run& out) const noexcept;
   bool find_long_place(uint64_t offset, uint64_t length, run& out) const noexcept;
+  uint64_t find_longest(uint64_t offset, uint64_t length, run& out) const noexcept;
 
-  rt::task<base::result<void>> fill_at_home(uint64_t block);
+  rt::task<base::result<void>> learn(uint64_t offset, uint64_t length);
+  rt::task<base::result<void>> fill_at_home(uint64_t block, uint64_t end);
   rt::task<base::result<void>> fill_locked(uint64_t block);
-  rt::task<base::result<void>> read_run(const run r, uint64_t offset, rt::segments to);
-  rt::task<base::result<void>> read_block(uint64_t offset, rt::segments to);
+  rt::task<base::result<void>> read_run(const run r, uint64_t offset, rt::segments to,
+                                        block::io_opts io);
 
   rt::task<base::result<void>> write_at_home(uint64_t offset, rt::segments from, block::io_opts io);
   rt::task<base::result<void>> write_span(uint64_t offset, rt::segments from);

@@ -23,7 +23,9 @@ class bytes_device final : public block::block_device {
  public:
   explicit bytes_device(uint64_t size) { limits_.size_bytes = size; }
   const block::limits& limits() const noexcept override { return limits_; }
-  task<result<void>> read(uint64_t o, segments to, block::io_opts) override {
+  task<result<void>> read(uint64_t o, segments to, block::io_opts io) override {
+    ++reads;
+    cancel = io.cancel;
     co_await rt::yield_now{};
     block::fill_zero(to);
     if (o < bytes.size()) block::copy_to(to, base::bytes_view(bytes).subspan(o));
@@ -40,6 +42,8 @@ class bytes_device final : public block::block_device {
   task<result<void>> flush(block::io_opts) override { co_return result<void>{}; }
   std::vector<std::byte> bytes;
   bool fail_writes = false;
+  int reads = 0;
+  const block::cancel_token* cancel = nullptr;  // of the last read
 
  private:
   block::limits limits_;
@@ -268,6 +272,32 @@ TEST_P(overlay_device, routes_repeated_requests_without_a_coroutine) {
   way.leave(errc::ok);
   EXPECT_EQ(block::walk(*device_, block::op::write, 100, 512, way).device, device_.get());
   EXPECT_EQ(way.count(), 0u);
+}
+
+// The layer below may be far away.
+TEST_P(overlay_device, a_read_of_many_unknown_blocks_goes_down_in_one_request) {
+  make(2);
+  const auto whole = read(100, 4 * 65536 - 1000);
+  EXPECT_TRUE(std::equal(whole.begin(), whole.end(), model_.begin() + 100));
+  EXPECT_EQ(base_->reads, 1);
+  const uint64_t unit = std::max<uint64_t>(GetParam().granule, 65536);
+  if (2 * unit > 3 * 65536) return;
+  make(2);
+  ASSERT_TRUE(write(unit, std::vector<std::byte>(unit, std::byte{7})));
+  base_->reads = 0;
+  expect_all_as_model();
+  EXPECT_EQ(base_->reads, 2);  // before and behind what the top holds
+}
+
+TEST_P(overlay_device, a_reader_that_gives_up_is_heard_below) {
+  make(1);
+  const block::cancel_token token;
+  std::vector<std::byte> out(100'000);
+  const iovec v{out.data(), out.size()};
+  block::io_opts io;
+  io.cancel = &token;
+  EXPECT_TRUE(rt_->run_until(block::read(*device_, 5000, segments(&v, 1), io)));
+  EXPECT_EQ(base_->cancel, &token);
 }
 
 uint64_t measured(const block::op_totals& t) {
