@@ -47,12 +47,15 @@ void progress::add(uint64_t bytes) {
 }
 
 void progress::finish() {
-  if (shown_) show(rt::reactor::current().now_ns(), true);
+  if (!shown_) return;
+  // A plain line may have told the end already.
+  if (terminal_ || shown_bytes_ != done_bytes_) show(rt::reactor::current().now_ns(), true);
 }
 
 void progress::show(uint64_t now_ns, bool last) {
   constexpr uint64_t terminal_every_ns = 200'000'000, plain_every_ns = 5'000'000'000;
   shown_ = true;
+  shown_bytes_ = done_bytes_;
   next_ns_ = now_ns + (terminal_ ? terminal_every_ns : plain_every_ns);
   const std::string line = progress_line(what_, done_bytes_, total_bytes_, now_ns - started_ns_);
   // On a terminal the line is cleared to its end, for what was longer before.

@@ -32,6 +32,7 @@ class progress {
   const uint64_t started_ns_;
   uint64_t done_bytes_ = 0;
   uint64_t next_ns_;
+  uint64_t shown_bytes_ = 0;  // in the last line
   bool shown_ = false;
 };
 

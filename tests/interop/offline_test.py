@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import subprocess
 
 import interop
 import testing
@@ -151,6 +152,27 @@ class Offline(interop.Case):
         for text in (done.stdout, done.stderr):
             self.assertIsNone(re.search(r"[\r\033]", text), "terminal control characters in a pipe")
         self.run_ok("qemu-io", "-r", "-f", "raw", "-c", "read -P 16 3840M 16M", big)
+
+    def test_a_long_command_tells_rate_and_time_left_on_a_terminal_and_in_a_pipe(self):
+        testing.require("nbdkit")
+        slow = self.path("slow")
+        self.start(["nbdkit", "-f", "-U", slow, "--filter=delay", "pattern", "16M", "rdelay=500ms"],
+                   ready=lambda: testing.accepts(slow))
+        command = [testing.lbd_binary(), "flatten", "-n", f"nbd+unix:///?socket={slow}", "-o"]
+        terminal, their_end = os.openpty()
+        self.addCleanup(os.close, terminal)
+        with subprocess.Popen([*command, self.path("one")], stdout=subprocess.DEVNULL, stderr=their_end) as one:
+            os.close(their_end)
+            told = self.run_ok(*command, self.path("two")).stderr
+            self.assertEqual(one.wait(), 0)
+        shown = os.read(terminal, 65536).decode()
+        line = r"flatten: \d+ %, \d+ MiB of 16 MiB, [\d.]+ [KM]iB/s"
+        self.assertRegex(shown, rf"^(\r{line}, \d+:\d\d left\033\[K)+\r{line}\033\[K\r\n$")
+        self.assertRegex(told, rf"^{line}, \d+:\d\d left\n")
+        lines = told.splitlines()
+        self.assertRegex(lines[-1], "^flatten: 100 %")
+        self.assertEqual(len(set(lines)), len(lines), lines)
+        self.assertEqual(interop.digest(self.path("one")), interop.digest(self.path("two")))
 
     def test_wrong_stacks_are_one_line(self):
         missing = self.path("missing.qcow2")
