@@ -11,6 +11,7 @@ import time
 START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 10
 PR_SET_PDEATHSIG = 1
+KEY = bytes(range(64)).hex()  # of the encrypted devices: AES-256-XTS
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -22,6 +23,17 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def make_luks(path, size_bytes, secret):
+    options = "key-secret=key,cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain64,iter-time=10"
+    command = ["qemu-img", "create", "-q"] + secret + ["-f", "luks", "-o", options, path, str(size_bytes)]
+    # It times its key derivation, and gives up when the kernel counted no time in user mode.
+    for _ in range(10):
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode == 0:
+            return
+    raise ServerFailed(made.stderr.strip())
 
 
 def die_with_parent():
@@ -177,6 +189,30 @@ class Launcher:
                     "qemu-nbd": self._qemu_nbd(path, "raw", self.qemu_aio)}
         return self._start(name, transport, commands[name])
 
+    def crypt(self, name, transport, path, size_bytes):
+        """AES-256-XTS with sectors of 512 bytes in a file that is made."""
+        def lbd(address):
+            with open(path, "wb") as f:
+                f.truncate(size_bytes)
+            table = f"0 {size_bytes // 512} crypt aes-xts-plain64 {KEY} 0 {path} 0"
+            return self._lbd_listen(address) + ["--table", table], None
+
+        def qemu_nbd(address):
+            secret = ["--object", "secret,id=key,data=benchmark"]
+            make_luks(path, size_bytes, secret)
+            image = f"driver=luks,key-secret=key,file.driver=file,file.filename={path}," \
+                    f"file.aio={self.qemu_aio}"
+            return ["qemu-nbd", "-t", "-e", "0", "--cache=writeback"] + self._qemu_listen(address) \
+                + secret + ["--image-opts", image], None
+
+        return self._start(name, transport, {"lbd": lbd, "qemu-nbd": qemu_nbd}[name])
+
+    def snapshot(self, transport, origin, store, size_bytes, chunk_bytes):
+        """LBD's: an empty persistent snapshot."""
+        table = f"0 {size_bytes // 512} snapshot {origin} {store} P {chunk_bytes // 512}"
+        return self._start("lbd", transport,
+                           lambda address: (self._lbd_listen(address) + ["--table", table], None))
+
     def overlay(self, name, transport, chain):
         """`chain`: the image files, topmost first, the raw base last."""
         def lbd(address):
@@ -205,14 +241,16 @@ class Launcher:
     @staticmethod
     def _qemu_nbd(path, image_format, aio):
         def command(address):
-            if "unix" in address:
-                where = ["-k", address["unix"]]
-            else:
-                where = ["-b", "127.0.0.1", "-p", str(address["tcp"])]
             return ["qemu-nbd", "-t", "-e", "0", "-f", image_format, "--cache=writeback",
-                    f"--aio={aio}"] + where + [path], None
+                    f"--aio={aio}"] + Launcher._qemu_listen(address) + [path], None
 
         return command
+
+    @staticmethod
+    def _qemu_listen(address):
+        if "unix" in address:
+            return ["-k", address["unix"]]
+        return ["-b", "127.0.0.1", "-p", str(address["tcp"])]
 
     def _nbd_server(self, path):
         def command(address):
