@@ -80,6 +80,22 @@ TEST_F(lifecycle, stop_does_not_wait_for_clients_that_take_no_replies) {
   EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(3));
 }
 
+TEST_F(lifecycle, requests_that_a_device_holds_are_canceled_when_the_grace_is_over) {
+  server_options options;
+  options.stop_grace_ns = 100'000'000;
+  start(options);
+  auto c = connect();
+  disk_.hold = true;
+  c->request(command::read, 1, 0, 4096);
+  c->request(command::write, 2, 0, 4096, 0, pattern(4096, 1));
+  ASSERT_TRUE(wait_until([&] { return disk_.started == 2; }));
+  std::jthread stopping([&] { server_->stop(); });
+  EXPECT_TRUE(c->at_end());
+  disk_.hold = false;
+  stopping.join();
+  EXPECT_EQ(disk_.canceled, 2);
+}
+
 // Stuck in its sends, with nobody to read: neither direction will ever move.
 TEST_F(lifecycle, stop_cuts_off_clients_that_block_long_before_the_grace_is_over) {
   server_options options;

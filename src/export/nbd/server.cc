@@ -54,6 +54,13 @@ task<bool> drain_on(rt::runtime& rt, std::shared_ptr<connection> c) {
   co_return co_await rt::call_on(rt.at(c->reactor), work);
 }
 
+// A device that waits for something far away hears that nobody waits for it any more.
+void cut_off(connection& c) {
+  const std::shared_ptr<transmission> running = c.running;
+  if (running != nullptr) running->give_up();
+  c.abort();
+}
+
 }  // namespace
 
 class server::impl {
@@ -225,7 +232,7 @@ task<void> server::impl::end_connections(const export_entry* of) {
     for (const auto& c : registry_.connections()) {
       if (!concerned(*c)) continue;
       any = true;
-      if (over) c->abort();
+      if (over) cut_off(*c);
     }
     if (!any) co_return;
     co_await rt::sleep_for(std::chrono::nanoseconds(look_again_ns));

@@ -106,7 +106,7 @@ class server {
 
   // Graceful: no new connections; requests that have arrived are answered; connections are closed;
   // devices are flushed. Returns the first flush error. Takes little more than stop_grace_ns at
-  // most, unless a device holds requests longer: those are waited for.
+  // most, unless a device holds requests although they are canceled then: those are waited for.
   rt::task<base::outcome<void>> stop();
 
  private:

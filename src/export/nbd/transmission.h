@@ -30,6 +30,8 @@ class transmission {
   rt::task<bool> serve();
   // serve() answers what has arrived, then ends. Same reactor; also before and after it.
   rt::task<bool> drain();
+  // Any thread: nobody wants the outcome of what is in flight any more.
+  void give_up() { cancel_.cancel(); }
 
  private:
   // What the request at the front of the input waits for.
