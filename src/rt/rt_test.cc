@@ -2,6 +2,7 @@
 // Every test runs on both back ends of the operating system.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -292,6 +293,23 @@ task<size_t> many_at_once(int fd, size_t count) {
 }
 
 // More than the queues hold, begun in one turn.
+// Clients may have taken every descriptor before a reactor's thread comes to run.
+TEST(uring, needs_no_descriptor_once_it_is_made) {
+  if (!uring_available()) GTEST_SKIP() << "io_uring is refused";
+  auto made = make_uring_reactor(0, {});
+  ASSERT_TRUE(made) << made.error().message;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  reactor::scope here(**made);
+  EXPECT_TRUE((*made)->turn(0));
+  const auto another = make_uring_reactor(1, {});
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(another);
+  EXPECT_NE(another.error().message.find("ulimit -n"), std::string::npos);
+}
+
 TEST(uring, any_number_of_requests_may_begin_at_once) {
   if (!uring_available()) GTEST_SKIP() << "io_uring is refused";
   auto r = runtime::start({.reactors = 1, .how = backend::uring});

@@ -23,16 +23,17 @@ uint64_t monotonic_ns() noexcept {
   return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
+// Made disabled: a ring belongs to the thread that enables it (SINGLE_ISSUER).
 int make_ring(io_uring& ring, bool& single_issuer) noexcept {
   io_uring_params p{};
   p.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE |
-            IORING_SETUP_CLAMP;
+            IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED;
   p.cq_entries = queue_entries * 4;
   int rc = io_uring_queue_init_params(queue_entries, &ring, &p);
   single_issuer = rc == 0;
   if (rc != -EINVAL) return rc;
   p = io_uring_params{};  // a kernel before 6.1
-  p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+  p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED;
   p.cq_entries = queue_entries * 4;
   return io_uring_queue_init_params(queue_entries, &ring, &p);
 }
@@ -41,13 +42,17 @@ class uring_reactor final : public reactor {
  public:
   uring_reactor(unsigned index, uring_options options) : reactor(index), options_(options) {}
   ~uring_reactor() override {
-    if (ready_to_use_) io_uring_queue_exit(&ring_);
+    if (made_) io_uring_queue_exit(&ring_);
     if (wake_fd_ >= 0) ::close(wake_fd_);
   }
 
+  // All that may run out is taken here, where it can be told.
   int open() noexcept {
     wake_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return wake_fd_ < 0 ? -errno : 0;
+    if (wake_fd_ < 0) return -errno;
+    const int rc = make_ring(ring_, single_issuer_);
+    made_ = rc >= 0;
+    return rc;
   }
 
   const char* kind() const noexcept override { return "io_uring"; }
@@ -87,12 +92,14 @@ class uring_reactor final : public reactor {
   }
 
  private:
-  // The ring belongs to the thread that makes it (SINGLE_ISSUER), so it is made on first use.
+  // By the thread that runs this reactor, when it first does so.
   void use_ring() {
-    if (ready_to_use_) return;
-    const int rc = make_ring(ring_, single_issuer_);
-    if (rc < 0) std::abort();  // uring_available() was asked before
-    ready_to_use_ = true;
+    if (enabled_) return;
+    // What io_uring_enable_rings() does, which Debian 12's library leaves out. Fails for enabled
+    // rings only.
+    const auto fd = static_cast<unsigned>(ring_.ring_fd);
+    if (io_uring_register(fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) < 0) std::abort();
+    enabled_ = true;
     arm_wake();
   }
 
@@ -245,7 +252,8 @@ class uring_reactor final : public reactor {
 
   const uring_options options_;
   io_uring ring_{};
-  bool ready_to_use_ = false;
+  bool made_ = false;
+  bool enabled_ = false;
   bool single_issuer_ = false;
   int wake_fd_ = -1;
   std::vector<finished> aside_;
@@ -257,7 +265,9 @@ class uring_reactor final : public reactor {
 base::outcome<std::unique_ptr<reactor>> make_uring_reactor(unsigned index, uring_options options) {
   auto r = std::make_unique<uring_reactor>(index, options);
   if (const int rc = r->open(); rc < 0)
-    return base::failure{static_cast<base::errc>(-rc), "cannot make an eventfd"};
+    return base::failure{base::error_from_errno(-rc).code,
+                         "cannot make an io_uring (too few descriptors or too little memory: see "
+                         "ulimit -n and -l)"};
   return std::unique_ptr<reactor>(std::move(r));
 }
 

@@ -15,8 +15,8 @@ struct uring_options {
   uint64_t spin_ns = 50'000;
 };
 
+// It belongs to the thread that first runs it, and needs no descriptor from then on.
 // Errors: what the kernel said (perm under seccomp, notsup): use rt/threads then.
-// Makes the ring on first use by the thread that runs it.
 base::outcome<std::unique_ptr<reactor>> make_uring_reactor(unsigned index, uring_options options);
 
 // Whether this kernel lets this process make a ring.
