@@ -57,7 +57,9 @@ std::optional<uint16_t> parse_port(std::string_view digits) {
 }
 
 bool is_ipv6_text(std::string_view s) {
-  const std::string_view address = s.substr(0, s.find('%'));  // a zone may follow: fe80::1%eth0
+  // A zone, the name of an interface, may follow: fe80::1%eth0
+  const std::string_view address = s.substr(0, s.find('%'));
+  if (address.size() < s.size() && !is_host_name(s.substr(address.size() + 1))) return false;
   return std::count(address.begin(), address.end(), ':') >= 2 &&
          std::all_of(address.begin(), address.end(),
                      [](char c) { return hex_value(c) >= 0 || c == ':' || c == '.'; });

@@ -100,6 +100,8 @@ TEST(uri, wrong_forms_name_the_remedy) {
       {"nbd+unix:///x?socket=", "socket=PATH"},
       {"nbd+unix:/x?socket=s", "nbd+unix:///EXPORT?socket=PATH"},
       {"nbd+unix://h/x?socket=s", "no host"},
+      {"nbd://[fe80::1%25]/x", "no IPv6 address"},
+      {"nbd://[fe80::1%25a%2525b]/x", "no IPv6 address"},
       {"nbd://h/%0", "%25"},
       {"nbd://h/%zz", "%25"},
       {"nbd://h/%00", "NUL"},
