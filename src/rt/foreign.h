@@ -31,7 +31,7 @@ class foreign_call : private message {
   void finish() noexcept {
     run = [](message& m) { static_cast<foreign_call&>(m).come_back(); };
     if (state_.exchange(state::finished, std::memory_order_acq_rel) == state::waiting)
-      return home_.post(*this);
+      return home_.post_from_outside(*this);
     const auto late = std::move(late_);
     delete this;
     if (late != nullptr) late->fetch_sub(1, std::memory_order_acq_rel);

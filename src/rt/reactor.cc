@@ -2,6 +2,7 @@
 #include "rt/reactor.h"
 
 #include <algorithm>
+#include <thread>
 
 namespace lbd::rt {
 
@@ -15,6 +16,16 @@ void reactor::post(message& m) noexcept {
   if (sleeping_.load(std::memory_order_seq_cst) &&
       sleeping_.exchange(false, std::memory_order_seq_cst))
     wake();
+}
+
+void reactor::post_from_outside(message& m) noexcept {
+  outsiders_.fetch_add(1, std::memory_order_relaxed);  // seen by whoever sees the message
+  post(m);
+  outsiders_.fetch_sub(1, std::memory_order_release);
+}
+
+void reactor::wait_for_outsiders() const noexcept {
+  while (outsiders_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
 }
 
 void reactor::stop() noexcept {

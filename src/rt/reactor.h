@@ -72,6 +72,10 @@ class reactor {
   virtual void schedule(std::coroutine_handle<> h) { ready_.push_back(h); }
   // Runs `m` on this reactor's thread. Any thread.
   void post(message& m) noexcept;
+  // The same for threads that the runtime does not join: it waits until they are out of here.
+  void post_from_outside(message& m) noexcept;
+  // Whoever destroys a reactor calls it first, when no such thread has anything left to post.
+  void wait_for_outsiders() const noexcept;
 
   void at_turn_end(turn_hook& h) {
     if (h.queued) return;
@@ -134,6 +138,7 @@ class reactor {
   static thread_local reactor* current_;
   const unsigned index_;
   std::atomic<message*> posted_{nullptr};
+  std::atomic<unsigned> outsiders_{0};
   std::atomic<bool> stopping_{false};
   std::deque<turn_hook*> turn_hooks_;
   struct sooner {

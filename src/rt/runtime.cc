@@ -43,7 +43,10 @@ base::outcome<std::unique_ptr<runtime>> runtime::start(runtime_options options) 
 
 runtime::runtime(std::vector<std::unique_ptr<reactor>> reactors) : reactors_(std::move(reactors)) {}
 
-runtime::~runtime() { stop(); }
+runtime::~runtime() {
+  stop();
+  for (const auto& r : reactors_) r->wait_for_outsiders();
+}
 
 void runtime::stop() {
   for (size_t i = 1; i < reactors_.size() && !threads_.empty(); ++i) reactors_[i]->stop();
