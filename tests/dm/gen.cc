@@ -29,6 +29,10 @@ struct device {
   int fd = -1;
   char* buffer = nullptr;  // of most_sectors, aligned for direct I/O
 
+  ~device() {
+    free(buffer);
+    if (fd >= 0) close(fd);
+  }
   bool open(const char* path, int access) {
     fd = ::open(path, access | O_DIRECT);
     if (fd < 0 && errno == EINVAL) fd = ::open(path, access);
