@@ -54,8 +54,10 @@ uevent to_uevent(const stack::device_event& from, uint64_t sequence) {
     if (is_mapper_variable(name)) continue;
     add(std::move(name), v.substr(std::min(equal + 1, v.size())));
   }
+  // The kernel names the device in an event about a path, its uuid too when that is empty.
+  const bool of_path = find_variable(from.variables, "DM_ACTION") != nullptr;
   add("DM_NAME", from.name);
-  if (!from.uuid.empty()) add("DM_UUID", from.uuid);
+  if (of_path || !from.uuid.empty()) add("DM_UUID", from.uuid);
   add("MAJOR", std::to_string(from.number.major));
   add("MINOR", std::to_string(from.number.minor));
   add("DEVNAME", "/dev/" + node);
@@ -85,6 +87,7 @@ void event_hub::subscribe(line_peer& peer) {
 
 void event_hub::tell(const stack::device_event& e) {
   for (const listener& told : listeners_) told(e);
+  if (!e.visible) return;
   ++sequence_;
   if (subscribers_.empty()) return;
   const std::string line = notification("event", to_json(to_uevent(e, sequence_)));

@@ -81,17 +81,19 @@ outcome<device_state> device_manager::create(std::string name, std::string uuid,
                                              std::optional<uint32_t> minor) {
   CHECK(check_name(name));
   if (uuid.size() > uuid_bytes) return failure{errc::inval, "device uuid is too long"};
-  if (by_name_.contains(name)) return failure{errc::busy, "device name " + name + " is in use"};
+  // As the kernel does: numbers first, then names.
   std::vector<bool> taken(by_name_.size() + 1, false);
   for (const auto& [other, e] : by_name_) {
-    if (!uuid.empty() && e->uuid == uuid)
-      return failure{errc::busy, "device uuid " + uuid + " is in use"};
     if (minor && e->number.minor == *minor)
       return failure{no_device,
                      "minor number " + std::to_string(*minor) + " is in use by device " + other};
     if (e->number.minor < taken.size()) taken[e->number.minor] = true;
   }
   if (minor && *minor >= minors) return failure{errc::inval, "minor number is too large"};
+  if (by_name_.contains(name)) return failure{errc::busy, "device name " + name + " is in use"};
+  for (const auto& [other, e] : by_name_)
+    if (!uuid.empty() && e->uuid == uuid)
+      return failure{errc::busy, "device uuid " + uuid + " is in use"};
   const auto lowest = std::find(taken.begin(), taken.end(), false) - taken.begin();
   const device_number number{options_.major, minor.value_or(static_cast<uint32_t>(lowest))};
   const auto e = std::make_shared<entry>(runtime_, std::move(name), std::move(uuid), number);
@@ -111,16 +113,18 @@ std::vector<device_state> device_manager::list() const {
   return all;
 }
 
+// The kernel looks at the new name first, whether or not there is a device of the old one.
 outcome<device_state> device_manager::rename(device_key key, std::string new_name) {
   CHECK(check_name(new_name));
   const auto found = find(key);
+  if (by_name_.contains(new_name))
+    return failure{errc::busy, "Unable to change name on mapped device " +
+                                   (found ? (*found)->name : key.name) +
+                                   " to one that already exists: " + new_name};
   if (!found)
     return failure{no_device,
                    "Unable to rename non-existent device, " + key.name + " to " + new_name};
   const entry_ptr e = *found;
-  if (by_name_.contains(new_name))
-    return failure{errc::busy, "Unable to change name on mapped device " + e->name +
-                                   " to one that already exists: " + new_name};
   by_name_.erase(e->name);
   e->name = std::move(new_name);
   by_name_.emplace(e->name, e);
@@ -132,14 +136,15 @@ outcome<device_state> device_manager::rename(device_key key, std::string new_nam
 outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid) {
   if (uuid.empty() || uuid.size() > uuid_bytes) return failure{errc::inval, "invalid device uuid"};
   const auto found = find(key);
+  for (const auto& [name, other] : by_name_)
+    if (other->uuid == uuid)
+      return failure{errc::busy, "Unable to change uuid on mapped device " +
+                                     (found ? (*found)->name : key.name) +
+                                     " to one that already exists: " + uuid};
   if (!found)
     return failure{no_device,
                    "Unable to rename non-existent device, " + key.name + " to uuid " + uuid};
   const entry_ptr e = *found;
-  for (const auto& [name, other] : by_name_)
-    if (other->uuid == uuid)
-      return failure{errc::busy, "Unable to change uuid on mapped device " + e->name +
-                                     " to one that already exists: " + uuid};
   if (!e->uuid.empty())
     return failure{errc::inval, "Unable to change uuid of mapped device " + e->name + " to " +
                                     uuid + " because uuid is already set to " + e->uuid};
@@ -150,7 +155,8 @@ outcome<device_state> device_manager::set_uuid(device_key key, std::string uuid)
 }
 
 void device_manager::tell(const entry& e, const char* action, std::vector<std::string> variables) {
-  if (told_) told_(device_event{action, e.name, e.uuid, e.number, std::move(variables)});
+  if (told_)
+    told_(device_event{action, e.name, e.uuid, e.number, std::move(variables), e.was_loaded});
   if (changed_) changed_();
 }
 

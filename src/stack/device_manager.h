@@ -64,6 +64,9 @@ struct device_event {
   std::string name, uuid;
   device_number number;
   std::vector<std::string> variables;
+  // The kernel tells nothing of a device before its first table: such events are for the daemon
+  // itself. "add" comes twice, when the device is made and when it becomes visible.
+  bool visible = true;
 };
 
 struct suspend_options {
@@ -178,7 +181,7 @@ class device_manager {
   // largest unit of their targets does.
   base::outcome<void> check_limits(const entry& e, const live_table& next) const;
   base::outcome<void> check_units(const entry& e, const live_table& next) const;
-  base::outcome<void> check_stackable(const live_table& next) const;
+  base::outcome<void> check_stackable(const entry& e, const live_table& next) const;
   static io_kind kind_of(const entry& e, const live_table& t);
   base::outcome<void> check_replacement(const entry& e, const live_table& next) const;
   // The device does not come to stand on itself, however many devices lie between.

@@ -57,6 +57,11 @@ std::string error_of(const Area& a, uint64_t unit_sectors) {
   return {};
 }
 
+// Of a line: whether it may stand in for all kinds of targets.
+constexpr auto is_wild = [](const auto& line) {
+  return (line.type->features & target_type::wildcard) != 0;
+};
+
 const target_type* find_type(const std::string& name) {
   for (const target_type* t : block::all_target_types())
     if (t->name == name) return t;
@@ -264,7 +269,7 @@ task<outcome<void>> device_manager::build(entry_ptr e, std::vector<table_line> l
   auto io = table::make(std::move(segments), read_only);
   if (!io) co_return io.error();
   built.io = *std::move(io);
-  outcome<void> fits = check_stackable(built);
+  outcome<void> fits = check_stackable(*e, built);
   if (fits) fits = check_replacement(*e, built);
   if (!fits) base::log_error("device-mapper", fits.error().message);
   if (!fits || e->was_loaded) co_return fits;
@@ -307,12 +312,16 @@ outcome<void> device_manager::check_units(const entry& e, const live_table& next
 }
 
 // Requests cannot be passed to devices that take bios, as ours do.
-outcome<void> device_manager::check_stackable(const live_table& next) const {
-  if (!next.lines[0].target->request_based()) return {};
+outcome<void> device_manager::check_stackable(const entry& e, const live_table& next) const {
+  if (kind_of(e, next) != io_kind::request_based) return {};
+  if (next.lines.size() > 1) {
+    base::log_error("device-mapper", "table: request-based DM doesn't support multiple targets");
+    return failure{errc::inval, "table: unable to determine table type"};
+  }
   bool bios = false;
   next.lines[0].target->for_each_child([&](const block::opened_device& d) {
-    for (const auto& [name, e] : by_name_)
-      bios |= e->number == d.number && e->kind != io_kind::request_based;
+    for (const auto& [name, other] : by_name_)
+      bios |= other->number == d.number && other->kind != io_kind::request_based;
   });
   if (!bios) return {};
   base::log_error("device-mapper",
@@ -320,19 +329,18 @@ outcome<void> device_manager::check_stackable(const live_table& next) const {
   return failure{errc::inval, "table: unable to determine table type"};
 }
 
-// A table of a wildcard alone takes the device's kind.
+// A table of wildcards alone takes the device's kind.
 device_manager::io_kind device_manager::kind_of(const entry& e, const live_table& t) {
-  const auto& first = t.lines[0];
-  if ((first.type->features & target_type::wildcard) != 0 && e.kind != io_kind::none) return e.kind;
-  return first.target->request_based() ? io_kind::request_based : io_kind::bio;
+  const bool wild = std::all_of(t.lines.begin(), t.lines.end(), is_wild);
+  if (wild && e.kind != io_kind::none) return e.kind;
+  return t.lines[0].target->request_based() ? io_kind::request_based : io_kind::bio;
 }
 
 outcome<void> device_manager::check_replacement(const entry& e, const live_table& next) const {
-  const target_type& now = *next.lines[0].type;
-  const bool wild = (now.features & target_type::wildcard) != 0;
+  const bool wild = std::any_of(next.lines.begin(), next.lines.end(), is_wild);
   if (e.live && !e.live->lines.empty() && !wild) {
     const target_type& old = *e.live->lines[0].type;
-    if ((old.features & target_type::immutable) != 0 && &old != &now)
+    if ((old.features & target_type::immutable) != 0 && &old != next.lines[0].type)
       return failure{errc::inval,
                      "ioctl: can't replace immutable target type " + std::string(old.name)};
   }
@@ -382,8 +390,8 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
     co_await close_table(std::move(next));
     co_return built.error();
   }
-  e->was_loaded = true;
   e->kind = kind_of(*e, *next);
+  if (!std::exchange(e->was_loaded, true)) tell(*e, "add", {});
   std::swap(e->inactive, next);
   e->loaded = true;
   co_await close_table(std::move(next));
@@ -447,6 +455,9 @@ task<outcome<void>> device_manager::swap_tables(entry_ptr e, suspend_options how
   (void)co_await e->core.replace_table(std::move(swap_in));
   old = std::exchange(e->live, std::move(next));
   e->coming = nullptr;
+  const bool was_read_only = old != nullptr && old->read_only;
+  if (was_read_only != e->live->read_only)
+    tell(*e, "change", {was_read_only ? "DISK_RO=0" : "DISK_RO=1"});
   co_return outcome<void>{};
 }
 

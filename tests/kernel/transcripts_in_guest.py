@@ -35,15 +35,22 @@ for disk in /dev/vd[a-e]; do blkdiscard -z $disk; done
 dmesg -c >/dev/null
 """
 
+# Busybox calls a program for each event.
+WATCH = "uevent env >>/tmp/uevents & watcher=$!; sleep 0.3"
+EVENTS = "sleep 0.1; printf '\\005'; cat /tmp/uevents; : >/tmp/uevents; printf '\\005'"
+
 LOG = "printf '\\003'; dmesg -c | sed -n 's/^\\[[^]]*\\] //; /^device-mapper: /p'; printf '\\003'"
 
 
-def play(files):
-    """What the kernel answers to the commands of these files: a list of Transcripts."""
-    read = [transcripts.read(path) for path in files]
+def play(asked):
+    """What the kernel answers to the commands of these Transcripts: a list of Transcripts."""
     lines = [PRELUDE]
-    for transcript in read:
-        lines += [RESET, "printf '\\004'", transcripts.script(transcript.commands, after=LOG)]
+    for transcript in asked:
+        lines += [RESET, "printf '\\004'"]
+        if transcript.has_uevents():
+            lines += [WATCH, transcripts.script(transcript.commands, after=f"{LOG}\n{EVENTS}"), "kill $watcher"]
+        else:
+            lines.append(transcripts.script(transcript.commands, after=LOG))
     with tempfile.TemporaryDirectory(prefix="lbd-dm-") as folder:
         scratch = pathlib.Path(folder)
         share = scratch / "share"
@@ -58,18 +65,22 @@ def play(files):
     if result.status is None:
         raise AssertionError(f"the guest died:\n{result.output[-3000:]}\n{result.console[-3000:]}")
     played = []
-    for transcript, printed in zip(read, result.output.split("\x04")[1:], strict=True):
+    for transcript, printed in zip(asked, result.output.split("\x04")[1:], strict=True):
         commands = transcripts.played(transcript.commands, printed)
         logs = re.findall("\x03(.*?)\x03", printed, re.DOTALL)
         commands = [dataclasses.replace(command, logged=log.splitlines())
                     for command, log in zip(commands, logs, strict=True)]
+        if transcript.has_uevents():
+            told = re.findall("\x05(.*?)\x05", printed, re.DOTALL)
+            commands = [dataclasses.replace(command, events=transcripts.uevents(text))
+                        for command, text in zip(commands, told, strict=True)]
         played.append(transcripts.Transcript(transcript.remarks, commands))
     return played
 
 
 def main():
     files = [pathlib.Path(name) for name in sys.argv[1:]]
-    for path, transcript in zip(files, play(files), strict=True):
+    for path, transcript in zip(files, play([transcripts.read(path) for path in files]), strict=True):
         transcripts.write(path, transcript)
 
 

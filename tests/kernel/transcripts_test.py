@@ -17,13 +17,14 @@ class Transcripts(testing.Case):
                  if path.name not in OTHER]
         self.assertGreater(len(files), 20)
         try:
-            played = transcripts_in_guest.play(files)
+            played = transcripts_in_guest.play([transcripts.read(path) for path in files])
         except build_guest.Unavailable as reason:
             self.skipTest(str(reason))
         for path, transcript in zip(files, played, strict=True):
             for then, now in zip(transcripts.read(path).commands, transcript.commands, strict=True):
                 with self.subTest(file=path.name, command=then.text):
                     self.assertEqual(now.answer(), then.answer())
+                    self.assertEqual(now.events, then.events)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 
 A file of tests/golden/transcripts:
 
-    # text                      a remark; "# disks: N of SIZE" tells which disks the commands find
+    # text                      a remark; "# disks: N of SIZE" tells which disks the commands find,
+                                "# uevents" that what devices tell is written down, too
     == NAME                     a group of commands
     $ command                   "> " continues it on the next line
     | a line of its output      both streams
     k a line                    of the kernel's log
+    u ACTION DEVICE VARIABLE... an event of a mapped device
     = N                         its exit status, where that is not 0
 
 The commands find their disks as /dev/vda, 254:0 and /dev/vdb, 254:16 and so on; `place` puts others there.
@@ -17,6 +19,8 @@ import dataclasses
 import re
 import shlex
 
+TOLD = {"RESIZE", "DISK_RO", "DM_TARGET", "DM_ACTION", "DM_SEQNUM", "DM_PATH", "DM_NR_VALID_PATHS", "DM_NAME",
+        "DM_UUID"}  # of events: what they have to say
 BEGIN, END = "\x01", "\x02"  # around what the player says itself
 
 
@@ -26,6 +30,7 @@ class Command:
     text: str
     output: list = dataclasses.field(default_factory=list)
     logged: list = dataclasses.field(default_factory=list)
+    events: list = dataclasses.field(default_factory=list)
     status: int = 0
 
     def answer(self):
@@ -46,6 +51,9 @@ class Transcript:
                 return int(found[1]), int(found[2]) << 20
         return 0, 0
 
+    def has_uevents(self):
+        return "# uevents" in self.remarks
+
 
 def read(path):
     """The transcript in a file."""
@@ -64,6 +72,8 @@ def read(path):
             commands[-1].output.append(rest)
         elif mark == "k ":
             commands[-1].logged.append(rest)
+        elif mark == "u ":
+            commands[-1].events.append(rest)
         elif mark == "= ":
             commands[-1].status = int(rest)
         elif line.strip() and mark != "# ":
@@ -81,6 +91,7 @@ def write(path, transcript):
         first, *more = command.text.split("\n")
         lines += [f"$ {first}", *(f"> {line}" for line in more)]
         lines += [f"| {line}" for line in command.output] + [f"k {line}" for line in command.logged]
+        lines += [f"u {line}" for line in command.events]
         if command.status:
             lines.append(f"= {command.status}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -121,8 +132,27 @@ def played(commands, printed):
         output = found[1].split("\n")
         if output[-1] == "":
             output.pop()
-        answers.append(dataclasses.replace(command, output=output, logged=[], status=int(found[2])))
+        answers.append(dataclasses.replace(command, output=output, logged=[], events=[], status=int(found[2])))
     return answers
+
+
+def uevents(text):
+    """The events of mapped devices among these, which are lines NAME=VALUE, ACTION first, as lines of a transcript."""
+    found = []
+    for event in re.split(r"^(?=ACTION=)", text, flags=re.MULTILINE):
+        values = dict(line.split("=", 1) for line in event.splitlines() if re.match(r"[A-Z_]+=", line))
+        device = values.get("DEVNAME", "").rpartition("/")[2]
+        if values.get("SUBSYSTEM") != "block" or not device.startswith("dm-"):
+            continue
+        # Cookies are between dmsetup and udev.
+        names = [name for name in values if name in TOLD]
+        if "DM_ACTION" not in values:  # LBD tells the device's name always
+            names = [name for name in names if name not in ("DM_NAME", "DM_UUID")]
+        line = " ".join([values["ACTION"], device, *(f"{name}={values[name]}" for name in names)])
+        # Of a device that dmsetup removes the kernel says so twice.
+        if not (line.startswith("remove ") and line in found):
+            found.append(line)
+    return found
 
 
 def place(text, paths, numbers):
