@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ctl/dm_commands.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/log.h"
@@ -26,6 +28,10 @@ dm::device_number to_wire(block::device_number n) { return {n.major, n.minor}; }
 // A device is named by exactly one of name, uuid and number.
 outcome<device_key> key_of(const dm::header& h) {
   const int given = int(!h.name.empty()) + int(!h.uuid.empty()) + int(h.device != 0);
+  if (given > 1)
+    base::log_error("device-mapper",
+                    fmt::format("ioctl: Invalid ioctl structure: {}, dev {:x}",
+                                h.uuid.empty() ? "name " + h.name : "uuid " + h.uuid, h.device));
   if (given != 1) return no_such_device();
   device_key key{h.name, h.uuid, {}};
   if (h.device != 0) {

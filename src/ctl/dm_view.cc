@@ -238,7 +238,7 @@ outcome<dm_view::node> dm_view::look_up_block(const std::string& folder, std::st
   const std::string name(text.substr(0, slash));
   const auto e = entry_named(name);
   if (!e) {
-    if (name.starts_with("dm-")) return nothing();
+    if (is_hidden(name)) return nothing();
     return node{};
   }
   CHECK(show(*e));

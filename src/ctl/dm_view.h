@@ -82,6 +82,7 @@ class dm_view {
   base::outcome<node> list_mapper();
   base::outcome<node> list_numbers();
   base::outcome<node> list_block(const std::string& folder);
+  bool is_hidden(const std::string& kernel_name) const;
   base::outcome<node> show_proc(const std::string& name);
 
   // Makes the entry's folder below sys/devices/virtual/block up to date.

@@ -170,12 +170,17 @@ outcome<dm_view::node> dm_view::list_numbers() {
   return file_node("/sys/dev/block");
 }
 
+// A disk of the machine that has the name or the number of one of ours.
+bool dm_view::is_hidden(const std::string& kernel_name) const {
+  return kernel_name.starts_with("dm-") || read_file("/sys/class/block/" + kernel_name + "/dev")
+                                               .starts_with(std::to_string(devices_.major()) + ":");
+}
+
 outcome<dm_view::node> dm_view::list_block(const std::string& folder) {
   contents links;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error))
-    if (!entry.path().filename().string().starts_with("dm-"))
-      links[entry.path().filename()] = entry.path();
+    if (!is_hidden(entry.path().filename())) links[entry.path().filename()] = entry.path();
   const std::string up = folder == "/sys/block" ? "../devices/" : "../../devices/";
   for (const auto& e : all_entries()) {
     CHECK(show(e));
