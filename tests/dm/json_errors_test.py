@@ -2,6 +2,7 @@
 """What the kernel logs of a wrong table is in the daemon's log and, its first line, in the JSON error."""
 
 import json
+import re
 import shlex
 import socket
 
@@ -45,6 +46,20 @@ class JsonErrors(mapped.Case):
                     for line in command.logged:
                         self.assertIn(line, daemon.output())
         self.assertGreater(refused, 60)
+
+    def test_a_cipher_that_no_library_has_is_named(self):
+        cipher = "capi:adiantum(xchacha12,aes)-plain64"
+        table = f"0 1024 crypt {cipher} {'00' * 32} 0 vda 0 1 sector_size:4096"
+        self.make_disk(1 << 20)
+        done = self.under_lbd("dmsetup", "create", "c", "--table", table, cwd=self.path("dev"))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("device-mapper: reload ioctl on c (253:0) failed: No such file or directory\nCommand failed.\n",
+                      done.stderr)
+        self.assertRegex(done.stderr, f"(?m)device-mapper: crypt: neither .* has what '{re.escape(cipher)}' needs")
+        self.assertRegex(done.stderr, r"(?m)mapper: table: 253:0: crypt: Error allocating crypto tfm \(-ENOENT\)$")
+        done = self.under_lbd("lbd", "device", "create", "c", "--table", table, cwd=self.path("dev"))
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"Error allocating crypto tfm \(-ENOENT\): neither .* has what '.*adiantum")
 
 
 if __name__ == "__main__":
