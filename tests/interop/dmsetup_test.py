@@ -360,6 +360,15 @@ class Programs(Dm):
         script += f"; cat {folder}/../{os.path.basename(os.path.realpath(folder))}/dev"
         self.assertEqual(self.sh(script), self.run_ok("sh", "-c", script).stdout)
 
+    def test_a_disk_of_the_machine_with_a_number_of_ours_is_not_seen(self):
+        taken = [os.path.basename(os.path.realpath(f"/sys/dev/block/{n}"))
+                 for n in os.listdir("/sys/dev/block") if n.startswith("253:")]
+        out = self.lines("dmsetup create d --notable; dmsetup ls -o blkdevname; ls /sys/block")
+        if not taken or re.search(r"\(2(?!53)\d\d:", out[0]):
+            self.skipTest("the machine has no disk of the devices' major")
+        self.assertEqual(out[0], "d\t(253:0)")
+        self.assertFalse(set(taken) & set(out[1:]), out)
+
     def test_links_lead_to_devices(self):
         out = self.lines("""
             dmsetup create d --table '0 8 zero'; ln -s /dev/mapper/d link; ln -s link again

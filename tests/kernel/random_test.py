@@ -12,7 +12,7 @@ import random_scripts
 import testing
 import transcripts_in_guest
 
-SCRIPTS = "verbs 1 100, verbs 2 100, stacks 1 30, stacks 2 30, snapshots 1 30, snapshots 2 30"
+SCRIPTS = "verbs 1 80, stacks 1 25, snapshots 1 25"
 
 
 class Random(player.Case):
