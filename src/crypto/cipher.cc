@@ -172,15 +172,16 @@ outcome<std::unique_ptr<cipher>> cipher::make(std::string_view algorithm, cipher
   if (algorithm == "aes" || algorithm == "camellia") {
     if (single != 16 && single != 24 && single != 32)
       return failure{errc::inval, "a key of this length does not suit the cipher"};
-    // libgcrypt's XTS costs about half of OpenSSL's at the length of a disk sector, and takes keys
-    // of 192 bits, too.
-    if (algorithm == "aes" && mode == cipher_mode::xts) {
-      const int number = single == 16   ? GCRY_CIPHER_AES128
-                         : single == 24 ? GCRY_CIPHER_AES192
-                                        : GCRY_CIPHER_AES256;
-      return gcrypt_cipher::make(number, mode, key, lanes);
+    // libgcrypt's XTS costs about half of OpenSSL's at the length of a disk sector; it takes keys
+    // of 192 bits, too, and Camellia's.
+    if (mode == cipher_mode::xts) {
+      static constexpr int aes[] = {GCRY_CIPHER_AES128, GCRY_CIPHER_AES192, GCRY_CIPHER_AES256};
+      static constexpr int camellia[] = {GCRY_CIPHER_CAMELLIA128, GCRY_CIPHER_CAMELLIA192,
+                                         GCRY_CIPHER_CAMELLIA256};
+      const size_t size = single / 8 - 2;
+      return gcrypt_cipher::make(algorithm == "aes" ? aes[size] : camellia[size], mode, key, lanes);
     }
-    static constexpr const char* modes[] = {"ECB", "CBC", "XTS"};
+    static constexpr const char* modes[] = {"ECB", "CBC"};
     std::string name = (algorithm == "aes" ? "AES-" : "CAMELLIA-") + std::to_string(single * 8);
     name += std::string("-") + modes[static_cast<int>(mode)];
     return openssl_cipher::make(name, key, lanes);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Block ciphers in the modes that disk encryption uses, from OpenSSL (aes, camellia) and libgcrypt
-// (serpent, twofish).
+// (serpent, twofish, and the XTS mode of all).
 #pragma once
 
 #include <memory>

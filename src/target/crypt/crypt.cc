@@ -24,12 +24,12 @@ namespace {
 
 constexpr const char* no_tags = "Integrity profile not supported.";
 
-// What libraries do not have is named, unless it may be a key in the wrong place.
+// What the libraries do not have is named, unless it may be a key in the wrong place.
 std::string missing(const crypto::cipher_spec& spec) {
   const bool digits = spec.text.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
-  return "neither OpenSSL nor libgcrypt has what " +
-         (digits ? "this cipher" : "'" + spec.text + "'") +
-         " needs (there are aes, camellia, serpent and twofish, with cbc, xts and ecb)";
+  return "there is no cipher, mode or digest for " +
+         (digits ? "these digits" : "'" + spec.text + "'") +
+         " (there are aes, camellia, serpent and twofish, with cbc, xts and ecb)";
 }
 
 outcome<std::unique_ptr<crypto::sector_cipher>> make_cipher(const crypt_params& p,
