@@ -15,7 +15,8 @@ class ClientFailed(Exception):
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of load. `once`: random offsets `stride` apart, each at most once."""
+    """One kind of load. `once`: random offsets `stride` apart, each at most once. `everywhere`: server
+    and client run on any CPU."""
     name: str
     block: int
     depth: int
@@ -24,6 +25,7 @@ class Workload:
     sequential: bool = False
     once: bool = False
     stride: int = 0
+    everywhere: bool = False
 
     @property
     def is_bulk(self):
@@ -106,16 +108,17 @@ class Nbdload:
 
     def __init__(self, program, cpu, spin=False):
         self.program = program
-        self.prefix = [program] + (["--cpu", str(cpu)] if cpu is not None else [])
+        self.pin = ["--cpu", str(cpu)] if cpu is not None else []
         self.spin = spin
 
     def fill(self, server, export):
         """In 4 KiB pieces, so that a page cache keeps small folios: see README.md, caveats."""
-        run_checked(self.prefix + server.client_args() + [
+        run_checked([self.program] + self.pin + server.client_args() + [
             "--export", export, "--fill", "--block", "4096", "--depth", "32"], 120)
 
     def run(self, server, export, load, seconds):
-        command = self.prefix + server.client_args() + [
+        pin = [] if load.everywhere else self.pin
+        command = [self.program] + pin + server.client_args() + [
             "--export", export, "--block", str(load.block), "--depth", str(load.depth),
             "--connections", str(load.connections), "--server-pid", str(server.pid)]
         command += ["--write"] if load.write else []

@@ -60,13 +60,22 @@ def check_relative(row, ours, peers):
     return target, met, reached
 
 
+def spread(row, ours, results):
+    """What more CPUs bring our server: a text for a row that may use them."""
+    narrow = results.get(row.id.replace("-cpus/", "/"), {}).get("lbd")
+    if not row.load.everywhere or not narrow:
+        return ""
+    used = rate(ours) * ours["server_cpu_us"] / 1e6
+    return f"; on {used:.2f} CPUs {rate(ours) / rate(medians(narrow)):.2f} times the rate of one"
+
+
 def check(row, servers):
     """The target of a row; None where our server or every peer is missing."""
     ours = servers.get("lbd")
     peers = {name: values for name, values in servers.items() if name != "lbd"}
     if ours is None:
         return None
-    if row.backing.startswith("overlay-") and row.load.depth >= 32:
+    if row.backing.startswith("overlay-") and row.load.depth >= 32 and not row.load.everywhere:
         most = FIRST_WRITE_CPU_US if row.load.write else OVERLAY_READ_CPU_US
         cpu = ours["server_cpu_us"]
         return f"CPU ≤ {most:g} µs", cpu <= most, f"{cpu:.2f} µs"
@@ -89,6 +98,8 @@ def summary(rows, results):
         if not servers:
             continue
         verdict = check(row, servers)
+        if verdict:
+            verdict = verdict[:2] + (verdict[2] + spread(row, servers["lbd"], results),)
         lines.append({
             "row": row.id, "servers": servers,
             "rounds": {name: [asdict(r) for r in runs] for name, runs in results[row.id].items()},

@@ -160,14 +160,15 @@ class Launcher:
         self.notes.append("qemu-nbd cannot use io_uring here: it runs with --aio=threads")
         return "threads"
 
-    def _start(self, name, transport, make_command):
+    def _start(self, name, transport, make_command, everywhere=False):
         """`make_command(address)` gives the command line and the pid file, if it has one."""
         if transport == "unix":
             address = {"unix": os.path.join(self.work_dir, f"{name}.sock")}
         else:
             address = {"tcp": free_port()}
         command, pid_file = make_command(address)
-        return Server(name, command, address, self.work_dir, self.cpu, pid_file)
+        cpu = None if everywhere else self.cpu
+        return Server(name, command, address, self.work_dir, cpu, pid_file)
 
     def memory(self, name, transport, size_bytes):
         def lbd(address):
@@ -213,8 +214,8 @@ class Launcher:
         return self._start("lbd", transport,
                            lambda address: (self._lbd_listen(address) + ["--table", table], None))
 
-    def overlay(self, name, transport, chain):
-        """`chain`: the image files, topmost first, the raw base last."""
+    def overlay(self, name, transport, chain, everywhere=False):
+        """`chain`: the image files, topmost first, the raw base last. `everywhere`: on any CPU."""
         def lbd(address):
             layers = [arg for image in chain[:-1] for arg in ("-E", image)]
             return self._lbd_listen(address) + layers + ["-f", chain[-1]], None
@@ -225,7 +226,7 @@ class Launcher:
         commands = {"lbd": lbd, "nbdkit-cow": nbdkit_cow,
                     "qemu-nbd": self._qemu_nbd(chain[0], "qcow2", self.qemu_aio),
                     "qemu-storage-daemon": self._storage_daemon(chain)}
-        return self._start(name, transport, commands[name])
+        return self._start(name, transport, commands[name], everywhere)
 
     def _lbd_listen(self, address):
         control = os.path.join(self.work_dir, "lbd-control.sock")
