@@ -317,7 +317,7 @@ int64_t sim_disk::do_write(inode& at, const rt::io_request& r) {
   const bool failing = happens(fault::write_error);
   const uint64_t away = happens(fault::misdirected) ? random_.between(1, 64) * sector_bytes : 0;
   put_bytes(at, r.offset + away, content, failing);
-  if (failing) return -EIO;
+  if (failing || happens(fault::false_alarm)) return -EIO;
   return static_cast<int64_t>(n);
 }
 

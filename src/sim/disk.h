@@ -44,6 +44,7 @@ enum class fault : uint8_t {
   misdirected,  // done somewhere else in the file
   bit_rot,      // a bit of what is read has changed for good
   stuck,        // no answer until release_stuck(), or the crash
+  false_alarm,  // a write answers EIO though it was done
 };
 inline constexpr size_t fault_count = 7;
 

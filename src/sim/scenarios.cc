@@ -62,9 +62,10 @@ class qemu_img_judge final : public disk_observer {
 
 std::vector<scenario> all_scenarios() {
   return {
-      {"stack", make_stack, 6}, {"change_file", make_change_file, 2},
-      {"raw", make_raw, 1},     {"snapshot", make_snapshot, 3},
-      {"merge", make_merge, 2}, {"canary", healthy_canary, 1},
+      {"stack", make_stack, 6},      {"change_file", make_change_file, 2},
+      {"raw", make_raw, 1},          {"snapshot", make_snapshot, 3},
+      {"merge", make_merge, 2},      {"failing_merge", make_failing_merge, 1},
+      {"canary", healthy_canary, 1},
   };
 }
 

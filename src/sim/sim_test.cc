@@ -244,6 +244,15 @@ TEST_F(disk_test, a_failed_sync_may_drop_what_it_should_have_written) {
   EXPECT_GT(kept, 10u);
 }
 
+TEST_F(disk_test, a_false_alarm_is_a_write_that_was_done) {
+  start(1);
+  disk_->inject(fault::false_alarm, 1);
+  EXPECT_EQ(write(0, stamped(1, 0, 512)), base::errc::ok);
+  EXPECT_EQ(write(0, stamped(2, 0, 512)), base::errc::io);
+  EXPECT_EQ(read(0, 512), stamped(2, 0, 512));
+  EXPECT_EQ(write(0, stamped(3, 0, 512)), base::errc::ok);
+}
+
 TEST_F(disk_test, requests_after_a_power_loss_fail) {
   start(1);
   write(0, stamped(1, 0, 512));

@@ -317,15 +317,24 @@ class origin_and_snapshots final : public snapshot_subject {
 
 class merging final : public snapshot_subject {
  public:
-  explicit merging(random& shape) : snapshot_subject(shape, store_bug::none) {
+  // `errors`: the disk fails now and then. A merge survives that, other snapshots do not.
+  merging(random& shape, bool errors)
+      : snapshot_subject(shape, store_bug::none),
+        errors_(errors),
+        faults_(errors ? shape.next() : 0) {
     stores_.push_back(draw_store(shape, 0));
-    if (shape.coin()) stores_.push_back(draw_store(shape, 1));
+    if (!errors && shape.coin()) stores_.push_back(draw_store(shape, 1));
     const uint64_t chunks = base::div_up(part_bytes_, stores_[0].chunk_sectors * 512);
     for (uint64_t i = shape.below(chunks + 1); i > 0; --i) {
       const uint64_t first = shape.below(chunks), run = shape.coin() ? 1 : shape.between(2, 20);
       for (uint64_t c = first; c < std::min(first + run, chunks); ++c)
         if (std::find(changed_.begin(), changed_.end(), c) == changed_.end()) changed_.push_back(c);
     }
+  }
+  bool survives_errors() const override { return errors_; }
+  // A write that goes through to one of the files says nothing of the other.
+  bool sync_failed(const sim_disk& disk) const override {
+    return disk.failed_syncs("/origin") != 0 && disk.failed_syncs(stores_[0].path) != 0;
   }
   std::string describe() const override {
     return "merge of " + std::to_string(changed_.size()) + " chunks (" + stores_[0].type +
@@ -342,6 +351,7 @@ class merging final : public snapshot_subject {
     return all;
   }
   task<outcome<void>> open(world& w, sim_disk& disk) override {
+    if (errors_) disk.clear_faults();  // those that the last run did not come to
     begin_open(w, disk);
     std::vector<std::string> names{"m"};
     if (stores_.size() > 1) {
@@ -351,6 +361,8 @@ class merging final : public snapshot_subject {
     }
     CO_CHECK(
         co_await make("m", "snapshot-merge", "/origin " + stores_[0].path + " " + stores_[0].type));
+    if (errors_ && faults_.coin())
+      disk.inject(fault::false_alarm, static_cast<uint32_t>(faults_.below(12)));
     co_return join(names);
   }
   // Merging stops and goes on.
@@ -391,6 +403,8 @@ class merging final : public snapshot_subject {
     return content;
   }
 
+  const bool errors_;
+  random faults_;
   std::vector<uint64_t> changed_;  // chunks, in the order of their exceptions
 };
 
@@ -402,6 +416,11 @@ std::unique_ptr<subject> make_snapshot(random& shape) {
 std::unique_ptr<subject> make_broken_snapshot(random& shape, store_bug bug) {
   return std::make_unique<origin_and_snapshots>(shape, bug);
 }
-std::unique_ptr<subject> make_merge(random& shape) { return std::make_unique<merging>(shape); }
+std::unique_ptr<subject> make_merge(random& shape) {
+  return std::make_unique<merging>(shape, false);
+}
+std::unique_ptr<subject> make_failing_merge(random& shape) {
+  return std::make_unique<merging>(shape, true);
+}
 
 }  // namespace lbd::sim

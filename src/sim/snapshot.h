@@ -21,5 +21,7 @@ std::unique_ptr<subject> make_snapshot(random& shape);
 std::unique_ptr<subject> make_broken_snapshot(random& shape, store_bug bug);
 // A snapshot that is being merged into its origin, and perhaps another snapshot of that.
 std::unique_ptr<subject> make_merge(random& shape);
+// Such a merge alone, on a disk that fails now and then: also writes that are done all the same.
+std::unique_ptr<subject> make_failing_merge(random& shape);
 
 }  // namespace lbd::sim

@@ -11,8 +11,11 @@ namespace lbd::sim {
 namespace {
 
 constexpr std::array<const char*, fault_count> fault_names = {
-    "read error",        "write error", "sync error",   "lost write",
-    "misdirected write", "bit rot",     "stuck request"};
+    "read error",        "write error", "sync error",    "lost write",
+    "misdirected write", "bit rot",     "stuck request", "false alarm of a write"};
+
+// Those that a plan draws: a false alarm is a case of a write error.
+constexpr uint64_t drawn_silent = 7, drawn_told = 3;
 
 // Offsets and lengths: a few hot places, so that requests meet; sizes from one byte to 256 KiB.
 class range_drawer {
@@ -95,7 +98,7 @@ step draw_step(random& r, const plan& p, range_drawer& ranges) {
       s.length = r.between(1, 10'000'000);
       break;
     case step_kind::inject:
-      s.what = static_cast<fault>(p.silent_faults ? r.below(fault_count) : r.below(3));
+      s.what = static_cast<fault>(p.silent_faults ? r.below(drawn_silent) : r.below(drawn_told));
       if (!p.silent_faults && r.percent(15)) s.what = fault::stuck;
       s.length = r.below(20);
       break;

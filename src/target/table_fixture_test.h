@@ -55,7 +55,9 @@ class watched_disk final : public block::block_device {
   task<result<void>> write(uint64_t offset, rt::segments from, block::io_opts io) override {
     const char* what = io.fua() ? "fua" : "write";
     CO_CHECK(co_await note(what, offset, block::total_bytes(from), write_error));
-    co_return co_await disk_->write(offset, from, io);
+    CO_CHECK(co_await disk_->write(offset, from, io));
+    if (late_error != errc::ok) co_return base::io_error{late_error, 0};
+    co_return result<void>{};
   }
   task<result<void>> flush(block::io_opts io) override {
     CO_CHECK(co_await note("flush", 0, 0, write_error));
@@ -83,6 +85,7 @@ class watched_disk final : public block::block_device {
 
   std::vector<std::string> seen;  // "write 512+4096", in sectors: "write 1+8"
   errc read_error = errc::ok, write_error = errc::ok;
+  errc late_error = errc::ok;  // of writes that are done all the same
   rt::event open;
 
  private:

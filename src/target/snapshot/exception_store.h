@@ -89,6 +89,10 @@ class exception_store {
   virtual task<result<void>> forget_newest(uint64_t /*count*/) {
     co_return io_error{errc::notsup, 0};
   }
+  // What a forgetting that failed was about, count 0: nothing. The device has these exceptions or
+  // some of them or none, until they are forgotten in earnest, or remember() has made sure of them.
+  virtual chunk_run in_doubt() const noexcept { return {}; }
+  virtual task<result<void>> remember() { co_return result<void>{}; }
   // Exceptions are made again after merging; no chunk from here on is in use.
   virtual void allocate_from(uint64_t /*new_chunk*/) {}
 

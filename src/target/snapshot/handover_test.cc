@@ -2,6 +2,7 @@
 // Stores that go from table to table, merging, and many reactors at once.
 #include <random>
 
+#include "format/dm_snapshot/dm_snapshot.h"
 #include "target/table_fixture_test.h"
 
 namespace lbd::target {
@@ -118,6 +119,86 @@ TEST_F(handover, a_merge_whose_store_could_not_forget_is_done_again) {
   EXPECT_EQ(sources_.a->seen, (std::vector<std::string>{"write 80+16", "flush"}));
   EXPECT_EQ(sources_.a->text(0, 1 << 20),
             sectors(80, 'o') + sectors(16, 's') + sectors(2048 - 96, 'o'));
+}
+
+// A store that has said that it could not forget, and may have.
+class doubtful_merge : public handover {
+ protected:
+  void make_doubtful(bool has_forgotten) {
+    ASSERT_EQ(write(*sources_.a, 0, sectors(2048, 'o')), errc::ok);
+    ASSERT_EQ(run(zeroing(*sources_.b, 0, 1 << 20)), errc::ok);
+    auto s = make("snapshot", args_, 2048, "s");
+    ASSERT_EQ(write(*s, first_, sectors(48, 's')), errc::ok);
+    s = nullptr;
+    ASSERT_TRUE(run(m_.remove(key("s"), false)));
+    (has_forgotten ? sources_.b->late_error : sources_.b->write_error) = errc::io;
+    (void)make("snapshot-merge", args_, 2048, "m");
+    advance(1'000'000);
+    ASSERT_EQ(status("m"), "Merge failed");
+    sources_.b->late_error = sources_.b->write_error = errc::ok;
+  }
+  dm_snapshot::entry first_entry() {
+    return dm_snapshot::load_entry(sources_.b->bytes(16 * 512, 16 * 512), 0);
+  }
+  static constexpr uint64_t first_ = 5 * 16 * 512;
+};
+
+TEST_F(doubtful_merge, keeps_what_is_written_there_whatever_a_crash_leaves) {
+  for (const bool has_forgotten : {true, false}) {
+    make_doubtful(has_forgotten);
+    EXPECT_EQ(first_entry().new_chunk, has_forgotten ? 0u : 2u);
+    auto m = m_.open(key("m"));
+    ASSERT_EQ(write(*m->device, first_ - 512, sectors(4, 't')), errc::ok);
+    ASSERT_EQ(write(*m->device, first_ + 40 * 512, sectors(16, 'u')), errc::ok);
+    ASSERT_EQ(flush(*m->device), errc::ok);
+    const std::string now = read(*m->device, 0, 1 << 20);
+    EXPECT_EQ(now, sectors(79, 'o') + sectors(4, 't') + sectors(37, 's') + sectors(16, 'u') +
+                       sectors(2048 - 136, 'o'));
+    // What a table of its own finds on the disks as they are.
+    const auto copy = std::make_shared<watched_disk>(watched_sources::size_bytes);
+    const auto store = std::make_shared<watched_disk>(watched_sources::size_bytes);
+    ASSERT_EQ(write(*copy, 0, sources_.a->text(0, 1 << 20)), errc::ok);
+    ASSERT_EQ(write(*store, 0, sources_.b->text(0, 1 << 20)), errc::ok);
+    sources_.more["copy"] = {copy, {254, 32}, {}};
+    sources_.more["store"] = {store, {254, 48}, {}};
+    {
+      const auto after = make("snapshot", "copy store P 16", 2048, "after");
+      EXPECT_EQ(read(*after, 0, 1 << 20), now) << has_forgotten;
+    }
+    ASSERT_TRUE(run(m_.remove(key("after"), false)));
+    // And when it is merged again.
+    suspend("m");
+    ASSERT_EQ(resume("m"), "");
+    advance(1'000'000);
+    EXPECT_EQ(sources_.a->text(0, 1 << 20), now);
+    EXPECT_EQ(first_entry().new_chunk, 0u);
+    sources_.a->seen.clear();
+    sources_.b->seen.clear();
+    ASSERT_EQ(write(*m->device, first_, sectors(16, 'v')), errc::ok);
+    EXPECT_EQ(sources_.a->seen, (std::vector<std::string>{"write 80+16"}));
+    EXPECT_TRUE(sources_.b->seen.empty()) << "the doubt is over";
+    m->device = nullptr;
+    ASSERT_TRUE(run(m_.remove(key("m"), false)));
+  }
+}
+
+TEST_F(doubtful_merge, a_snapshot_that_takes_the_store_back_makes_sure_of_its_exceptions) {
+  make_doubtful(true);
+  ASSERT_EQ(load("m", "snapshot", args_), "");
+  ASSERT_EQ(resume("m"), "");
+  EXPECT_EQ(first_entry(), (dm_snapshot::entry{5, 2}));
+  const auto m = m_.open(key("m"));
+  ASSERT_EQ(write(*m->device, 0, sectors(16, 't')), errc::ok);
+  EXPECT_EQ(sources_.a->text(0, 512), sectors(1, 'o'));
+  EXPECT_EQ(status("m"), "96/8192 32");
+}
+
+TEST_F(doubtful_merge, a_snapshot_that_cannot_make_sure_is_invalid) {
+  make_doubtful(true);
+  ASSERT_EQ(load("m", "snapshot", args_), "");
+  sources_.b->write_error = errc::io;
+  EXPECT_EQ(resume("m"), "");
+  EXPECT_EQ(status("m"), "Invalid");
 }
 
 TEST_F(handover, writes_while_merging_land_where_reads_find_them) {

@@ -96,6 +96,15 @@ task<result<uint64_t>> merge_target::write_some(uint64_t offset, segments from, 
     }
     if (offset < begin) n = std::min(n, begin - offset);
   }
+  const chunk_run doubt = c.store().in_doubt();
+  if (doubt.count != 0) {
+    const uint64_t begin = doubt.old_chunk * unit, end = begin + doubt.count * unit;
+    if (offset < begin) n = std::min(n, begin - offset);
+    if (offset >= begin && offset < end) {
+      const block::segment_list part(from, 0, std::min(n, end - offset));
+      co_return co_await write_twice(offset, s.place, part.view(), io);
+    }
+  }
   const block::segment_list part(from, 0, n);
   const uint64_t first = offset / unit, count = (offset + n - 1) / unit - first + 1;
   const uint64_t visit = c.tracker().enter(first, count);
@@ -103,6 +112,24 @@ task<result<uint64_t>> merge_target::write_some(uint64_t offset, segments from, 
   c.tracker().leave(visit);
   if (!r) co_return r.error();
   co_return n;
+}
+
+// Where nobody knows whether the store still has the exception, a crash may bring back either
+// place: both get the bytes, one request after the other, so that both have the same at the end.
+task<result<uint64_t>> merge_target::write_twice(uint64_t offset, uint64_t place, segments from,
+                                                 io_opts io) {
+  snapshot_core& c = *core();
+  const uint64_t length = block::total_bytes(from), unit = c.chunk_bytes();
+  const auto held = co_await writing_twice_.lock();
+  // Merging may have gone on meanwhile.
+  if (step_ != nullptr || c.store().in_doubt().count == 0) co_return uint64_t{0};
+  const uint64_t first = offset / unit, count = (offset + length - 1) / unit - first + 1;
+  const uint64_t visit = c.tracker().enter(first, count);
+  auto r = co_await block::write(store_device(), place, from, io);
+  if (r) r = co_await write_origin(offset, from, io);
+  c.tracker().leave(visit);
+  if (!r) co_return r.error();
+  co_return length;
 }
 
 // --- merging ---

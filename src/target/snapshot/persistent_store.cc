@@ -53,6 +53,8 @@ class persistent_store final : public exception_store {
   bool can_merge() const noexcept override { return true; }
   task<result<chunk_run>> newest_run() override;
   task<result<void>> forget_newest(uint64_t count) override;
+  chunk_run in_doubt() const noexcept override { return doubt_; }
+  task<result<void>> remember() override;
   void allocate_from(uint64_t new_chunk) override {
     next_free_ = shape().skip_area(std::max(new_chunk, dm_snapshot::first_data_chunk));
   }
@@ -96,7 +98,8 @@ class persistent_store final : public exception_store {
   uint64_t next_free_ = 0;
   uint64_t area_ = 0;       // the last one
   uint64_t committed_ = 0;  // entries in it
-  uint64_t written_ = 0;    // of these are on the device
+  uint64_t written_ = 0;    // of these are surely on the device
+  chunk_run doubt_;         // those that are not, after a forgetting that failed
   rt::buffer entries_;      // the last area
   uint64_t allocated_ = 0;  // chunks whose entries are not in the area yet
   std::deque<completed> queue_;
@@ -321,18 +324,31 @@ task<result<chunk_run>> persistent_store::newest_run() {
 
 task<result<void>> persistent_store::forget_newest(uint64_t count) {
   const uint64_t first = committed_ - count;
+  const entry oldest = dm_snapshot::load_entry(area_bytes(), first);
   const auto gone = area_bytes().subspan(first * entry_bytes, count * entry_bytes);
   const std::vector<std::byte> before(gone.begin(), gone.end());
   std::fill(gone.begin(), gone.end(), std::byte{0});
   const auto written = co_await write_entries(first, committed_);
   if (!written) {
-    // They are still the newest ones, and merged again when somebody asks.
+    // They are still the newest ones, and merged again when somebody asks. But what was written may
+    // have reached the device all the same.
     std::copy(before.begin(), before.end(), gone.begin());
+    doubt_ = {oldest.old_chunk, oldest.new_chunk, count};
+    written_ = first;
     co_return written;
   }
+  doubt_ = {};
   written_ = committed_ = first;
   // Only an estimate, as far as anybody looks at it: nothing is allocated while merging.
   next_free_ = shape().area_chunk(area_) + committed_ + 1;
+  co_return result<void>{};
+}
+
+task<result<void>> persistent_store::remember() {
+  if (doubt_.count == 0) co_return result<void>{};
+  CO_CHECK(co_await write_entries(written_, committed_));
+  written_ = committed_;
+  doubt_ = {};
   co_return result<void>{};
 }
 

@@ -344,6 +344,9 @@ task<void> snapshot_core::set_merging(bool merging) {
     set_flag(merging_flag);
     co_return;
   }
+  // A snapshot relies on exceptions that are on the device.
+  const auto kept = co_await store_->remember();
+  if (!kept) co_await invalidate(errc::io);
   store_->allocate_from(exceptions_.largest_new_chunk() + 1);
   flags_.store(flags() & ~(merging_flag | merge_failed_flag), std::memory_order_release);
 }

@@ -116,6 +116,7 @@ class merge_target final : public store_user {
   bool usable() const noexcept { return core() != nullptr && core()->valid(); }
   task<result<void>> write_at_home(uint64_t offset, segments from, io_opts io);
   task<result<uint64_t>> write_some(uint64_t offset, segments from, io_opts io);
+  task<result<uint64_t>> write_twice(uint64_t offset, uint64_t place, segments from, io_opts io);
   task<result<void>> write_origin(uint64_t offset, segments from, io_opts io);
   task<void> merge_all();
   task<bool> merge_run(chunk_run run);
@@ -123,6 +124,7 @@ class merge_target final : public store_user {
 
   rt::reactor& home_;
   std::shared_ptr<step> step_;
+  rt::mutex writing_twice_;
   bool stopping_ = false;
   rt::event idle_;
 };
