@@ -7,6 +7,7 @@
 // always).
 #include <strings.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 
@@ -29,6 +30,12 @@ using block::sector_bytes;
 using rt::segments;
 using rt::task;
 
+// The log's sectors are the device's logical blocks.
+uint32_t sector_bytes_of(const block::limits& l) noexcept {
+  return std::clamp(l.block_bytes, dm_log_writes::least_sector_bytes,
+                    dm_log_writes::most_sector_bytes);
+}
+
 // Copies of writes that wait for a flush; beyond that they go to the log without it, which changes
 // nothing for a reader: no flush comes between.
 constexpr uint64_t unflushed_most_bytes = uint64_t{64} << 20;
@@ -42,13 +49,14 @@ class log_writes final : public block::target {
         begin_sector_(begin_sector),
         limits_(child_.device->limits()),
         home_(rt::reactor::current()),
-        log_(log_device_.device) {
+        log_(log_device_.device, sector_bytes_of(limits_)) {
     limits_.size_bytes = length_sectors * sector_bytes;
     // Zeros are logged as what they are: data.
     limits_.can_write_zeroes = false;
     limits_.fast_zero = false;
   }
   const block::limits& limits() const noexcept override { return limits_; }
+  uint64_t unit_bytes() const noexcept override { return log_.sector_bytes(); }
 
   block::routed route(block::op what, uint64_t offset, uint64_t, block::path&) noexcept override {
     if (what != block::op::read && logging_.load(std::memory_order_relaxed)) return {};
@@ -60,7 +68,7 @@ class log_writes final : public block::target {
   }
 
   task<result<void>> write(uint64_t offset, segments from, io_opts io) override {
-    log_entry e = entry_for(offset, block::total_bytes(from), io);
+    log_item e = entry_for(offset, block::total_bytes(from), io);
     if (logging_.load(std::memory_order_relaxed)) {
       e.data = rt::buffer(block::total_bytes(from));
       block::copy_from(from, e.data.span());
@@ -72,8 +80,8 @@ class log_writes final : public block::target {
   }
 
   task<result<void>> discard(uint64_t offset, uint64_t length, io_opts io) override {
-    log_entry e = entry_for(offset, length, io);
-    e.flags |= log_entry::discard;
+    log_item e = entry_for(offset, length, io);
+    e.flags |= log_item::discard;
     auto r = co_await child_.device->discard(at(offset), length, io);
     // The log is to show discards also where the device has none.
     if (!r && r.error().code == errc::notsup) r = result<void>{};
@@ -94,7 +102,8 @@ class log_writes final : public block::target {
   task<std::string> status(block::status_request q) override {
     if (q.kind == block::status_kind::table)
       co_return child_.number.text() + " " + log_device_.number.text();
-    co_return std::to_string(log_.entries()) + " " + std::to_string(log_.next_sector() - 1) +
+    co_return std::to_string(log_.entries()) + " " +
+        std::to_string(log_.next_bytes() / sector_bytes - 1) +
         (logging_ ? "" : " logging_disabled");
   }
 
@@ -125,25 +134,25 @@ class log_writes final : public block::target {
     return failure{errc::inval, std::move(text)};
   }
   uint64_t at(uint64_t offset) const noexcept { return begin_sector_ * sector_bytes + offset; }
-  log_entry entry_for(uint64_t offset, uint64_t length, const io_opts& io) const {
-    log_entry e;
-    e.sector = at(offset) / sector_bytes;
-    e.sectors = length / sector_bytes;
-    e.flags = io.fua() ? log_entry::fua : 0;
+  log_item entry_for(uint64_t offset, uint64_t length, const io_opts& io) const {
+    log_item e;
+    e.sector = at(offset) / log_.sector_bytes();
+    e.sectors = length / log_.sector_bytes();
+    e.flags = io.fua() ? log_item::fua : 0;
     return e;
   }
 
   // A write is in the log's order before anybody learns that it has completed.
-  task<void> log_completed(log_entry& e) {
+  task<void> log_completed(log_item& e) {
     auto work = [this, &e] { return completed_home(e); };
     (void)co_await rt::call_on(home_, work);
   }
 
   // From here on: home reactor.
 
-  task<bool> completed_home(log_entry& e) {
+  task<bool> completed_home(log_item& e) {
     if (!logging_) co_return false;
-    if ((e.flags & log_entry::fua) != 0) {
+    if ((e.flags & log_item::fua) != 0) {
       to_log_.push_back(std::move(e));
       co_await write_log();
       co_return true;
@@ -158,36 +167,37 @@ class log_writes final : public block::target {
 
   task<result<void>> flush_home(io_opts io) {
     // What has completed when the flush begins is what it makes durable.
-    std::deque<log_entry> covered = std::exchange(unflushed_, {});
+    std::deque<log_item> covered = std::exchange(unflushed_, {});
     const uint64_t bytes = std::exchange(unflushed_bytes_, 0);
     ++flushes_in_flight_;
     const auto r = co_await child_.device->flush(io);
     --flushes_in_flight_;
     if (!r) {
-      for (log_entry& e : unflushed_) covered.push_back(std::move(e));
+      for (log_item& e : unflushed_) covered.push_back(std::move(e));
       unflushed_ = std::move(covered);
       unflushed_bytes_ += bytes;
       co_return r;
     }
     if (!logging_) co_return r;
-    for (log_entry& e : covered) to_log_.push_back(std::move(e));
-    log_entry end;
-    end.flags = log_entry::flush;
+    for (log_item& e : covered) to_log_.push_back(std::move(e));
+    log_item end;
+    end.flags = log_item::flush;
     to_log_.push_back(std::move(end));
     co_await write_log();
     co_return r;
   }
 
   void log_unflushed() {
-    for (log_entry& e : unflushed_) to_log_.push_back(std::move(e));
+    for (log_item& e : unflushed_) to_log_.push_back(std::move(e));
     unflushed_.clear();
     unflushed_bytes_ = 0;
   }
 
   task<void> mark(std::string text) {
-    log_entry e;
-    e.flags = log_entry::mark;
-    e.text = text.substr(0, log_file::text_most);
+    log_item e;
+    e.flags = log_item::mark;
+    e.text = text.substr(0, dm_log_writes::text_most(log_.sector_bytes()));
+    e.text_bytes = e.text.size();
     to_log_.push_back(std::move(e));
     co_await write_log();
   }
@@ -196,7 +206,7 @@ class log_writes final : public block::target {
   task<void> write_log() {
     const auto held = co_await log_lock_.lock();
     while (!to_log_.empty() && logging_) {
-      const log_entry e = std::move(to_log_.front());
+      const log_item e = std::move(to_log_.front());
       to_log_.pop_front();
       const auto r = co_await log_.append(e);
       if (r) continue;
@@ -221,7 +231,7 @@ class log_writes final : public block::target {
 
   log_file log_;
   rt::mutex log_lock_;
-  std::deque<log_entry> unflushed_, to_log_;
+  std::deque<log_item> unflushed_, to_log_;
   uint64_t unflushed_bytes_ = 0;
   unsigned flushes_in_flight_ = 0;
 };

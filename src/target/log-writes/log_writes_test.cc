@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+#include <gmock/gmock.h>
+
 #include "target/table_fixture_test.h"
 
 namespace lbd::target {
@@ -15,17 +17,17 @@ class log_writes : public table_fixture {
 
   uint64_t number(uint64_t at) { return base::load_little<uint64_t>(sources_.b->bytes(at, 8), 0); }
   // Reads `count` entries as a replay tool does.
-  std::vector<logged> log(size_t count) {
+  std::vector<logged> log(size_t count, uint64_t unit = 512) {
     std::vector<logged> out;
-    uint64_t at = 512;
+    uint64_t at = unit;
     while (out.size() < count) {
       logged e{number(at), number(at + 8), number(at + 16), {}};
       const uint64_t text_bytes = number(at + 24);
       if ((e.flags & mark_flag) != 0) e.text = sources_.b->text(at + 32, text_bytes);
-      at += 512;
+      at += unit;
       if ((e.flags & discard_flag) == 0 && e.sectors != 0) {
-        e.text = sources_.b->text(at, e.sectors * 512);
-        at += e.sectors * 512;
+        e.text = sources_.b->text(at, e.sectors * unit);
+        at += e.sectors * unit;
       }
       out.push_back(std::move(e));
     }
@@ -119,6 +121,35 @@ TEST_F(log_writes, zeros_are_logged_as_data) {
   ASSERT_EQ(run(zeroing(*d, 512, 512)), errc::ok);
   ASSERT_EQ(flush(*d), errc::ok);
   EXPECT_EQ(log(2)[1], (logged{1, 1, 0, sectors(1, '\0')}));
+}
+
+// The log counts in logical blocks of the device, here those of its encryption.
+TEST_F(log_writes, sectors_are_as_large_as_the_devices_blocks) {
+  (void)make("crypt",
+             "aes-xts-plain64 "
+             "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f 0 /dev/vda 0 "
+             "1 sector_size:4096",
+             2048, "c");
+  const auto d = make("log-writes", "/dev/mapper/c /dev/vdb");
+  EXPECT_EQ(status(), "0 7") << "behind the super block's sector";
+  ASSERT_EQ(write(*d, 4096, sectors(8, 'a')), errc::ok);
+  ASSERT_EQ(write(*d, 8192, sectors(16, 'c')), errc::ok);
+  ASSERT_EQ(write(*d, 8192 + 512, sectors(1, 'b')), errc::ok) << "less than a block";
+  ASSERT_EQ(flush(*d), errc::ok);
+  const std::string mixed = sectors(1, 'c') + sectors(1, 'b') + sectors(6, 'c');
+  EXPECT_EQ(log(4, 4096), (std::vector<logged>{{1, 1, 0, sectors(8, 'a')},
+                                               {2, 2, 0, sectors(16, 'c')},
+                                               {2, 1, 0, mixed},
+                                               {0, 0, flush_flag, ""}}));
+  EXPECT_EQ(status(), "4 71");
+  EXPECT_EQ(read(*d, 4096, 16384 - 4096), sectors(8, 'a') + mixed + sectors(8, 'c'));
+  EXPECT_EQ(message({"mark", std::string(5000, 'm')}), "");
+  EXPECT_EQ(log(5, 4096).back().text, std::string(4096 - 33, 'm'));
+  EXPECT_EQ(status(), "5 79");
+  EXPECT_EQ(number(16), 5u);
+  EXPECT_EQ(number(24), 4096u);
+  EXPECT_THAT(load("w", "log-writes", "/dev/mapper/c /dev/vdb", 1023),
+              testing::HasSubstr("not aligned to h/w logical block size 4096"));
 }
 
 // Every prefix of the log up to a flush, played onto an empty disk, is what the disk held then.
