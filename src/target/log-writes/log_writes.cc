@@ -118,7 +118,7 @@ class log_writes final : public block::target {
   }
 
   task<void> closed() override {
-    log_unflushed();
+    log_until(UINT64_MAX);
     co_await mark("dm-log-writes-end");
   }
 
@@ -152,45 +152,50 @@ class log_writes final : public block::target {
 
   task<bool> completed_home(log_item& e) {
     if (!logging_) co_return false;
-    if ((e.flags & log_item::fua) != 0) {
+    if (e.is(log_item::fua)) {
+      log_overwritten(e);
       to_log_.push_back(std::move(e));
       co_await write_log();
       co_return true;
     }
     unflushed_bytes_ += e.data.size();
     unflushed_.push_back(std::move(e));
-    if (unflushed_bytes_ <= unflushed_most_bytes || flushes_in_flight_ != 0) co_return true;
-    log_unflushed();
+    if (unflushed_bytes_ <= unflushed_most_bytes) co_return true;
+    log_until(UINT64_MAX);
     co_await write_log();
     co_return true;
   }
 
   task<result<void>> flush_home(io_opts io) {
     // What has completed when the flush begins is what it makes durable.
-    std::deque<log_item> covered = std::exchange(unflushed_, {});
-    const uint64_t bytes = std::exchange(unflushed_bytes_, 0);
-    ++flushes_in_flight_;
+    const uint64_t end = first_unflushed_ + unflushed_.size();
     const auto r = co_await child_.device->flush(io);
-    --flushes_in_flight_;
-    if (!r) {
-      for (log_item& e : unflushed_) covered.push_back(std::move(e));
-      unflushed_ = std::move(covered);
-      unflushed_bytes_ += bytes;
-      co_return r;
-    }
-    if (!logging_) co_return r;
-    for (log_item& e : covered) to_log_.push_back(std::move(e));
-    log_item end;
-    end.flags = log_item::flush;
-    to_log_.push_back(std::move(end));
+    if (!r || !logging_) co_return r;
+    log_until(end);
+    log_item flushed;
+    flushed.flags = log_item::flush;
+    to_log_.push_back(std::move(flushed));
     co_await write_log();
     co_return r;
   }
 
-  void log_unflushed() {
-    for (log_item& e : unflushed_) to_log_.push_back(std::move(e));
-    unflushed_.clear();
-    unflushed_bytes_ = 0;
+  // Writes before this number go to the log, in their order.
+  void log_until(uint64_t end) {
+    while (!unflushed_.empty() && first_unflushed_ < end) {
+      unflushed_bytes_ -= unflushed_.front().data.size();
+      to_log_.push_back(std::move(unflushed_.front()));
+      unflushed_.pop_front();
+      ++first_unflushed_;
+    }
+  }
+
+  // What a FUA write has overwritten must not come behind it when the log is replayed.
+  void log_overwritten(const log_item& by) {
+    for (size_t i = unflushed_.size(); i > 0; --i) {
+      const log_item& old = unflushed_[i - 1];
+      if (old.sector >= by.sector + by.sectors || by.sector >= old.sector + old.sectors) continue;
+      return log_until(first_unflushed_ + i);
+    }
   }
 
   task<void> mark(std::string text) {
@@ -217,9 +222,8 @@ class log_writes final : public block::target {
       logging_ = false;
     }
     if (logging_) co_return;
+    log_until(UINT64_MAX);
     to_log_.clear();
-    unflushed_.clear();
-    unflushed_bytes_ = 0;
   }
 
   const block::opened_device child_, log_device_;
@@ -232,8 +236,8 @@ class log_writes final : public block::target {
   log_file log_;
   rt::mutex log_lock_;
   std::deque<log_item> unflushed_, to_log_;
+  uint64_t first_unflushed_ = 0;  // its number: writes are counted as they complete
   uint64_t unflushed_bytes_ = 0;
-  unsigned flushes_in_flight_ = 0;
 };
 
 task<outcome<std::shared_ptr<block::target>>> create_log_writes(block::target_context& context,

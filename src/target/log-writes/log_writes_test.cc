@@ -104,6 +104,35 @@ TEST_F(log_writes, a_flush_covers_what_had_completed_when_it_began) {
   EXPECT_EQ(log(3)[2], (logged{1, 1, 0, sectors(1, '2')}));
 }
 
+// A replay would bring back what was overwritten.
+TEST_F(log_writes, a_fua_write_comes_behind_what_it_overwrites) {
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  block::io_opts durable;
+  durable.flags = block::io_fua;
+  ASSERT_EQ(write(*d, 0, sectors(1, '1')), errc::ok);
+  ASSERT_EQ(write(*d, 512, sectors(2, '2')), errc::ok);
+  ASSERT_EQ(write(*d, 2048, sectors(1, '3')), errc::ok);
+  ASSERT_EQ(write(*d, 1024, sectors(1, 'f'), durable), errc::ok);
+  EXPECT_EQ(status(), "3 7");
+  // Also while a flush is under way.
+  ASSERT_EQ(write(*d, 4096, sectors(1, '4')), errc::ok);
+  sources_.a->open.reset();
+  const auto through = start(writing(*d, 4096, sectors(1, 'g'), durable));
+  const auto flushed = start(flushing(*d, {}));
+  settle();
+  sources_.a->open.set();
+  settle();
+  ASSERT_NE(flushed->at_ns, 0u);
+  ASSERT_NE(through->at_ns, 0u);
+  std::string disk = sources_.a->text(0, 8192), replayed(8192, '\0');
+  for (const logged& e : log(7)) replayed.replace(e.sector * 512, e.text.size(), e.text);
+  EXPECT_EQ(replayed, disk);
+  EXPECT_EQ(log(3), (std::vector<logged>{{0, 1, 0, sectors(1, '1')},
+                                         {1, 2, 0, sectors(2, '2')},
+                                         {2, 1, fua_flag, sectors(1, 'f')}}));
+  EXPECT_EQ(status(), "7 14");
+}
+
 TEST_F(log_writes, a_failed_flush_covers_nothing) {
   const auto d = make("log-writes", "/dev/vda /dev/vdb");
   ASSERT_EQ(write(*d, 0, sectors(1, '1')), errc::ok);
