@@ -542,18 +542,28 @@ std::vector<std::string> sim_disk::paths() const {
   return out;
 }
 
-std::vector<std::byte> sim_disk::bytes_of(const std::string& path) const {
-  const auto found = inodes_.find(path);
-  if (found == inodes_.end()) return {};
-  const inode& at = *found->second;
-  std::vector<std::byte> out(at.size_bytes);
+std::vector<std::byte> sim_disk::gather(const inode& at, uint64_t size_bytes,
+                                        data_ref sector::*which) {
+  std::vector<std::byte> out(size_bytes);
   for (const auto& [index, s] : at.sectors) {
     const uint64_t offset = index * sector_bytes;
-    if (s.visible == nullptr || offset >= out.size()) continue;
-    std::memcpy(out.data() + offset, s.visible->bytes.data(),
+    if (s.*which == nullptr || offset >= out.size()) continue;
+    std::memcpy(out.data() + offset, (s.*which)->bytes.data(),
                 std::min<uint64_t>(sector_bytes, out.size() - offset));
   }
   return out;
+}
+
+std::vector<std::byte> sim_disk::bytes_of(const std::string& path) const {
+  const auto found = inodes_.find(path);
+  if (found == inodes_.end()) return {};
+  return gather(*found->second, found->second->size_bytes, &sector::visible);
+}
+
+std::vector<std::byte> sim_disk::durable_bytes_of(const std::string& path) const {
+  const auto found = inodes_.find(path);
+  if (found == inodes_.end()) return {};
+  return gather(*found->second, found->second->durable_size_bytes, &sector::durable);
 }
 
 void sim_disk::put(const std::string& path, base::bytes_view bytes) {

@@ -46,7 +46,7 @@ enum class fault : uint8_t {
   stuck,        // no answer until release_stuck(), or the crash
   false_alarm,  // a write answers EIO though it was done
 };
-inline constexpr size_t fault_count = 7;
+inline constexpr size_t fault_count = 8;
 
 class sim_disk final : public rt::file_system {
  public:
@@ -90,6 +90,8 @@ class sim_disk final : public rt::file_system {
   std::vector<std::string> paths() const;
   bool exists(const std::string& path) const { return inodes_.count(path) != 0; }
   std::vector<std::byte> bytes_of(const std::string& path) const;
+  // What a power loss now would surely leave of them where nothing newer has got to the disk.
+  std::vector<std::byte> durable_bytes_of(const std::string& path) const;
   // Makes a file of these bytes, durable.
   void put(const std::string& path, base::bytes_view bytes);
 
@@ -117,6 +119,9 @@ class sim_disk final : public rt::file_system {
     rt::lock_kind kind;
     uint64_t begin, end;
   };
+  struct inode;
+  static std::vector<std::byte> gather(const inode& at, uint64_t size_bytes,
+                                       data_ref sector::*which);
   struct inode {
     uint64_t number = 0;
     bool created_durably = false;
