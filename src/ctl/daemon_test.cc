@@ -124,6 +124,19 @@ TEST_F(registry, one_file_is_one_source_by_whatever_name) {
   EXPECT_EQ(sources_.list_open().size(), 1u);
 }
 
+TEST_F(registry, one_text_is_one_memory_and_names_make_others) {
+  const auto one = open("mem:1M"), same = open("mem:1024K");
+  const auto left = open("mem:1M?name=left"), right = open("mem:1M?name=right");
+  ASSERT_TRUE(one && same && left && right);
+  EXPECT_EQ(one->device.get(), same->device.get());
+  EXPECT_NE(one->device.get(), left->device.get());
+  EXPECT_NE(left->device.get(), right->device.get());
+  EXPECT_EQ(one->number.text(), "512:0");
+  EXPECT_EQ(left->number.text(), "512:1");
+  EXPECT_EQ(right->number.text(), "512:2");
+  EXPECT_EQ(*sources_.source_of({512, 1}), "mem:1048576?name=left");
+}
+
 TEST_F(registry, says_what_is_no_source) {
   const auto opened = open(dir_ / "nosuch");
   ASSERT_FALSE(opened);

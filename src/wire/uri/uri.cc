@@ -13,9 +13,10 @@ namespace {
 using base::outcome;
 
 constexpr uint16_t nbd_port = 10809;
+constexpr size_t name_most_bytes = 255;
 constexpr std::string_view known_forms =
     "a path, file:PATH, qcow2:PATH, nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, "
-    "gluster://SERVER/VOLUME/PATH, mem:SIZE or null:SIZE";
+    "gluster://SERVER/VOLUME/PATH, mem:SIZE[?name=NAME] or null:SIZE";
 
 outcome<parts> parse_query(std::string_view whole, std::string_view query, parts out) {
   while (!query.empty()) {
@@ -68,11 +69,16 @@ outcome<source> file_from(std::string_view whole, const parts& p) {
 
 outcome<source> size_from(std::string_view whole, const parts& p) {
   if (p.has_authority) return refuse(whole, "write " + p.scheme + ":SIZE, as in mem:1G");
-  CHECK(allow_only(whole, p, ""));
+  const bool is_memory = p.scheme == "mem";
+  CHECK(allow_only(whole, p, is_memory ? "name" : ""));
+  const std::string* name = p.find("name");
+  if (name != nullptr && (name->empty() || name->size() > name_most_bytes))
+    return refuse(whole, "a name has 1 to " + std::to_string(name_most_bytes) +
+                             " bytes; leave ?name= out if one memory of this size is enough");
   const auto size = base::parse_size(p.path);
   if (!size) return refuse(whole, size.error().message);
   if (*size == 0) return refuse(whole, "the size must not be 0");
-  if (p.scheme == "mem") return source(memory_source{*size});
+  if (is_memory) return source(memory_source{*size, name == nullptr ? std::string() : *name});
   return source(null_source{*size});
 }
 
@@ -226,7 +232,8 @@ std::string to_text(const nbd_source& s) {
 std::string to_text(const source& s) {
   if (const auto* nbd = std::get_if<nbd_source>(&s)) return to_text(*nbd);
   if (const auto* memory = std::get_if<memory_source>(&s)) {
-    return "mem:" + std::to_string(memory->size_bytes);
+    return "mem:" + std::to_string(memory->size_bytes) +
+           (memory->name.empty() ? "" : "?name=" + encode(memory->name, ""));
   }
   if (const auto* null = std::get_if<null_source>(&s)) {
     return "null:" + std::to_string(null->size_bytes);

@@ -57,9 +57,10 @@ struct nbd_source {
   std::string export_name;
   friend bool operator==(const nbd_source&, const nbd_source&) = default;
 };
-// mem:SIZE
+// mem:SIZE[?name=NAME]
 struct memory_source {
   uint64_t size_bytes = 0;
+  std::string name;  // tells memories of one size apart; may be empty
   friend bool operator==(const memory_source&, const memory_source&) = default;
 };
 // null:SIZE

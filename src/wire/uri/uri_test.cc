@@ -31,6 +31,9 @@ TEST(uri, files) {
 
 TEST(uri, sizes) {
   EXPECT_EQ(std::get<memory_source>(*parse_source("mem:1G")).size_bytes, 1u << 30);
+  EXPECT_EQ(std::get<memory_source>(*parse_source("mem:1M?name=a%20b")),
+            (memory_source{1 << 20, "a b"}));
+  EXPECT_FALSE(parse_source("mem:1M?name=" + std::string(256, 'n')));
   EXPECT_EQ(std::get<null_source>(*parse_source("null:10T")).size_bytes, uint64_t{10} << 40);
 }
 
@@ -116,6 +119,9 @@ TEST(uri, wrong_forms_name_the_remedy) {
       {"mem:0", "must not be 0"},
       {"mem:1KB", "'1KB'"},
       {"mem://1G", "mem:SIZE"},
+      {"mem:1G?name=", "1 to 255 bytes"},
+      {"mem:1G?nome=a", "known is only name"},
+      {"null:1G?name=a", "have none"},
       {"null:10X", "'10X'"},
   };
   for (const auto& w : wrong) {
@@ -135,8 +141,8 @@ TEST(uri, wrong_forms_name_the_remedy) {
 TEST(uri, canonical_text_reads_back) {
   for (const char* text :
        {"nbd://h:1/x", "nbd://[::1]:7777/a%20b", "nbd+unix:///d%3F?socket=/a%26b",
-        "nbd://[fe80::1%25eth0]:9/", "mem:1073741824", "null:512", "/srv/x", "./a:b",
-        "qcow2:/a%20b", "file:/a%3F?direct=1", "file:////a?direct=1", "qcow2:////a"}) {
+        "nbd://[fe80::1%25eth0]:9/", "mem:1073741824", "mem:512?name=a%20b", "null:512", "/srv/x",
+        "./a:b", "qcow2:/a%20b", "file:/a%3F?direct=1", "file:////a?direct=1", "qcow2:////a"}) {
     const auto s = parse_source(text);
     ASSERT_TRUE(s) << text;
     EXPECT_EQ(to_text(*s), text);
