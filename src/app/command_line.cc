@@ -275,6 +275,9 @@ outcome<ctl::command> read_daemon(const reader& from) {
   TRY(out.config, from.once("config"));
   TRY(out.pid_file, from.once("pid-file"));
   TRY(out.runtime, read_runtime(from));
+  out.strict = from.has("strict");
+  if (out.strict && out.config.empty())
+    return from.wrong_value("strict", "is about what --config names: give that too");
   TRY(out.log_level, read_log_level(from));
   return ctl::command(std::move(out));
 }

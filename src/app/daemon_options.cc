@@ -203,6 +203,7 @@ void add_daemon_commands(CLI::App& app) {
             "Management socket (default: $LBD_SOCKET, or lbd.sock in the runtime folder)");
   add_value(daemon, "--config", "FILE",
             "Devices, exports and mounts that are there from the start (TOML)");
+  add_switch(daemon, "--strict", "Do not start when anything of --config cannot be made");
   add_value(daemon, "--pid-file", "FILE", "Write the process id there once it can be asked");
   add_value(daemon, "--io", "uring|threads|auto", "How to do input and output (default auto)");
   add_value(daemon, "--reactors", "N", "Threads that serve requests (default: one per CPU)");

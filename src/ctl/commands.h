@@ -66,8 +66,9 @@ struct serve_command {
 };
 
 struct daemon_command {
-  std::string socket;  // empty: LBD_SOCKET or the default place
-  std::string config;  // a file with what is to be there from the start; empty: nothing
+  std::string socket;   // empty: LBD_SOCKET or the default place
+  std::string config;   // a file with what is to be there from the start; empty: nothing
+  bool strict = false;  // all of it, or no daemon
   std::string pid_file;
   runtime_choice runtime;
   base::log_level log_level = base::log_level::warn;

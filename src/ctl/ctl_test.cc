@@ -122,7 +122,11 @@ server_report sample_report() {
   layer_report base{"nbd", "nbd://h:1/x", 1 << 20, std::nullopt, false, {}};
   client_report client{7, "127.0.0.1:4000", 1500, 1, 3, 12288, 0, 0};
   device_report device{"disk", "disk", 1 << 20, false, {reads}, {top, base}, {client}};
-  return {"0.1.0", 4711, 90'000, "uring", 2, {"127.0.0.1:10809"}, 5, 1, {device}};
+  return {"0.1.0",  4711,
+          90'000,   "uring",
+          2,        {"127.0.0.1:10809"},
+          5,        1,
+          {device}, {"/a/lbd.toml:3: device 'x': gone"}};
 }
 
 TEST(report, json_reads_back_the_same) {
@@ -137,7 +141,8 @@ TEST(report, json_reads_back_the_same) {
 TEST(report, text_and_lines_tell_layers_clients_and_counters) {
   const std::string text = to_text(sample_report());
   for (const char* part : {"lbd 0.1.0", "127.0.0.1:10809", "device disk: 1 MiB", "/a/top",
-                           "nbd://h:1/x", "4 KiB used", "127.0.0.1:4000", "3 requests", "1 errors"})
+                           "nbd://h:1/x", "4 KiB used", "127.0.0.1:4000", "3 requests", "1 errors",
+                           "not restored: /a/lbd.toml:3: device 'x': gone\n"})
     EXPECT_THAT(text, HasSubstr(part));
   const auto lines = to_lines(sample_report());
   EXPECT_THAT(

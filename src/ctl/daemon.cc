@@ -84,6 +84,7 @@ server_report daemon::report() {
     out.devices.push_back(std::move(d));
   }
   for (const auto& s : services_) s->add_to(out);
+  out.missing = missing_;
   return out;
 }
 

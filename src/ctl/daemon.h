@@ -63,6 +63,9 @@ class daemon final : private server_control {
   rt::task<base::outcome<std::shared_ptr<const nlohmann::json>>> call(
       std::string method, std::shared_ptr<const nlohmann::json> params);
 
+  // Something of the configuration that could not be made; `lbd info` shows it.
+  void note_missing(std::string what) { missing_.push_back(std::move(what)); }
+
   // Begins the end; also what `shutdown` on the socket does. Sources that are being opened fail.
   void shutdown() override {
     sources_.abandon();
@@ -91,6 +94,7 @@ class daemon final : private server_control {
   rpc_handler rpc_{methods_};
   line_server control_{rpc_, "control"};
   std::vector<std::unique_ptr<service>> services_;
+  std::vector<std::string> missing_;
   rt::event stop_;
 };
 

@@ -39,7 +39,12 @@ outcome<std::string> listen(daemon& d, const daemon_command& what) {
 rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what,
                                      const daemon_config& config) {
   CO_TRY(std::string shown, listen(d, what));
-  CO_CHECK(co_await restore(d, config));
+  const std::vector<base::failure> missing = co_await restore(d, config, what.strict);
+  if (!missing.empty() && what.strict) co_return missing.front();
+  for (const base::failure& m : missing) {
+    base::log_error("config", m.message);
+    d.note_missing(m.message);
+  }
   co_return shown;
 }
 

@@ -252,37 +252,89 @@ outcome<daemon_config> read_config(const std::string& path) {
   return parse_config(text, path);
 }
 
-rt::task<outcome<void>> restore(daemon& d, const daemon_config& from) {
-  using nlohmann::json;
-  const std::string folder = folder_of(from.path);
-  for (const config_device& device : from.devices) {
+namespace {
+
+using nlohmann::json;
+
+class restorer {
+ public:
+  restorer(daemon& d, const daemon_config& from, bool strict)
+      : daemon_(d), from_(from), strict_(strict), folder_(folder_of(from.path)) {}
+
+  rt::task<std::vector<failure>> run() {
+    for (const config_device& d : from_.devices) {
+      if (over()) break;
+      const auto done = co_await make(d);
+      if (done) continue;
+      failures_.push_back(at_line(from_, d.line, done.error()));
+      missing_.push_back(&d);
+    }
+    for (const config_export& e : from_.exports) {
+      if (over()) break;
+      const auto done = co_await make(e);
+      if (!done) failures_.push_back(at_line(from_, e.line, done.error()));
+    }
+    for (const config_mount& m : from_.mounts) {
+      if (over()) break;
+      const auto wanted =
+          std::make_shared<const json>(json{{"folder", absolute_path(m.folder, folder_)}});
+      const auto done = co_await daemon_.call("mount.add", wanted);
+      if (!done) failures_.push_back(at_line(from_, m.line, done.error()));
+    }
+    co_return std::move(failures_);
+  }
+
+ private:
+  // When it is stopped meanwhile, nothing more can be made.
+  bool over() const { return daemon_.stopped().is_set() || (strict_ && !failures_.empty()); }
+  static failure stands_on(const config_device& missing) {
+    return failure{errc::nodev, "it stands on device '" + missing.name + "' (line " +
+                                    std::to_string(missing.line) + "), which is missing"};
+  }
+
+  rt::task<outcome<void>> make(const config_device& device) {
+    for (const config_device* m : missing_)
+      if (names_device(device, m->name))
+        co_return failure{errc::nodev, "device '" + device.name + "': " + stands_on(*m).message};
     json params = {{"name", device.name},
                    {"table", device.table},
                    {"read_only", device.read_only},
-                   {"directory", folder}};
+                   {"directory", folder_}};
     if (!device.uuid.empty()) params["uuid"] = device.uuid;
     if (device.minor) params["minor"] = *device.minor;
     const auto wanted = std::make_shared<const json>(std::move(params));
-    const auto done = co_await d.call("device.create", wanted);
-    if (!done) co_return at_line(from, device.line, done.error());
+    const auto done = co_await daemon_.call("device.create", wanted);
+    if (done) co_return outcome<void>{};
+    co_return failure{done.error().code, "device '" + device.name + "': " + done.error().message};
   }
-  for (const config_export& e : from.exports) {
+
+  rt::task<outcome<void>> make(const config_export& e) {
+    for (const config_device* m : missing_)
+      if (m->name == e.device) co_return failure{errc::nodev, "export: " + stands_on(*m).message};
     const std::string prefix = "unix:";
     std::string nbd = e.nbd;
-    if (nbd.starts_with(prefix)) nbd = prefix + absolute_path(nbd.substr(prefix.size()), folder);
+    if (nbd.starts_with(prefix)) nbd = prefix + absolute_path(nbd.substr(prefix.size()), folder_);
     json params = {{"name", e.device}, {"nbd", nbd}, {"read_only", e.read_only}};
     if (e.name) params["export"] = *e.name;
     const auto wanted = std::make_shared<const json>(std::move(params));
-    const auto done = co_await d.call("export.add", wanted);
-    if (!done) co_return at_line(from, e.line, done.error());
+    const auto done = co_await daemon_.call("export.add", wanted);
+    if (!done) co_return done.error();
+    co_return outcome<void>{};
   }
-  for (const config_mount& m : from.mounts) {
-    const auto wanted =
-        std::make_shared<const json>(json{{"folder", absolute_path(m.folder, folder)}});
-    const auto done = co_await d.call("mount.add", wanted);
-    if (!done) co_return at_line(from, m.line, done.error());
-  }
-  co_return outcome<void>{};
+
+  daemon& daemon_;
+  const daemon_config& from_;
+  const bool strict_;
+  const std::string folder_;
+  std::vector<failure> failures_;
+  std::vector<const config_device*> missing_;
+};
+
+}  // namespace
+
+rt::task<std::vector<failure>> restore(daemon& d, const daemon_config& from, bool strict) {
+  restorer all(d, from, strict);
+  co_return co_await all.run();
 }
 
 }  // namespace lbd::ctl

@@ -41,7 +41,9 @@ struct daemon_config {
 base::outcome<daemon_config> parse_config(std::string_view text, const std::string& path);
 base::outcome<daemon_config> read_config(const std::string& path);
 
-// Makes everything; the first failure ends it, and names the file and the line.
-rt::task<base::outcome<void>> restore(daemon& d, const daemon_config& from);
+// Makes everything that can be made. What cannot is in the answer: each names the file, the line
+// and why; what stands on something that is missing is missing too. `strict`: the first one ends
+// it.
+rt::task<std::vector<base::failure>> restore(daemon& d, const daemon_config& from, bool strict);
 
 }  // namespace lbd::ctl

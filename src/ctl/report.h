@@ -64,6 +64,8 @@ struct server_report {
   std::vector<std::string> addresses;
   uint64_t accepted = 0, refused = 0;  // connections since the start
   std::vector<device_report> devices;
+  // What its configuration has and it could not make: where that stands, and why.
+  std::vector<std::string> missing;
   friend bool operator==(const server_report&, const server_report&) = default;
 };
 

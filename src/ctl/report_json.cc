@@ -109,11 +109,11 @@ device_report device_from(const json& j) {
 json to_json(const server_report& r) {
   json devices = json::array();
   for (const device_report& d : r.devices) devices.push_back(device_json(d));
-  return {{"version", r.version},         {"pid", r.pid},
-          {"uptime_ms", r.uptime_ms},     {"io", r.io},
-          {"reactors", r.reactors},       {"addresses", r.addresses},
-          {"accepted", r.accepted},       {"refused", r.refused},
-          {"devices", std::move(devices)}};
+  return {{"version", r.version},          {"pid", r.pid},
+          {"uptime_ms", r.uptime_ms},      {"io", r.io},
+          {"reactors", r.reactors},        {"addresses", r.addresses},
+          {"accepted", r.accepted},        {"refused", r.refused},
+          {"devices", std::move(devices)}, {"missing", r.missing}};
 }
 
 base::outcome<server_report> report_from_json(const json& j) {
@@ -128,6 +128,7 @@ base::outcome<server_report> report_from_json(const json& j) {
     r.accepted = j.at("accepted").get<uint64_t>();
     r.refused = j.at("refused").get<uint64_t>();
     for (const json& d : j.at("devices")) r.devices.push_back(device_from(d));
+    r.missing = j.value("missing", std::vector<std::string>());
     return r;
   } catch (const json::exception& e) {
     return base::failure{base::errc::protocol,

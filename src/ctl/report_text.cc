@@ -114,6 +114,7 @@ std::string to_text(const server_report& r) {
                     human_ns(r.uptime_ms * 1'000'000) + ", " + std::to_string(r.reactors) +
                     (r.reactors == 1 ? " reactor (" : " reactors (") + r.io + ")\n";
   for (const std::string& a : r.addresses) out += "listens on " + a + "\n";
+  for (const std::string& m : r.missing) out += "not restored: " + m + "\n";
   for (const device_report& d : r.devices) out += device_text(d);
   return out;
 }

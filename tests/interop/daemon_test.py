@@ -378,7 +378,8 @@ table = """
 0 4096 linear a.img 0
 """
 ''')
-        self.start_daemon("--config", config)
+        process = self.start_daemon("--config", config)
+        testing.wait_until(lambda: self.socket in process.output(), "everything is there")
         self.assertEqual(self.ok("device", "table"),
                          "low: 0 4096 linear 512:0 0\ntop: 0 2048 linear 253:7 0\ntop: 2048 2048 linear 253:7 2048\n")
         self.assertEqual(json.loads(self.ok("device", "info", "--json", "low"))["uuid"], "U")
@@ -399,10 +400,56 @@ table = """
                  "circle"),
                 ('[[device]]\nname="x"\ntable="0 8 linear nosuch 0"\n', 1, "No such file")):
             config = self.write(text)
-            done = self.run_lbd("daemon", "--config", config, "--log-level", "off")
+            done = self.run_lbd("daemon", "--config", config, "--strict", "--log-level", "off")
             self.assertEqual((done.returncode, done.stdout), (1, ""), text)
             self.assertIn(f"{config}:{line}: ", done.stderr)
             self.assertIn(why, done.stderr)
+
+    def test_what_can_be_made_is_there_and_the_rest_is_told(self):
+        config = self.write('''
+[[device]]
+name = "good"
+table = "0 8 linear a.img 0"
+[[device]]
+name = "on-bad"
+table = "0 8 linear bad 0"
+[[device]]
+name = "bad"
+table = "0 8 linear nosuch.img 0"
+[[device]]
+name = "higher"
+table = ["0 8 zero", "8 8 linear /dev/mapper/on-bad 0"]
+[[export]]
+device = "higher"
+nbd = "unix:higher.nbd"
+[[export]]
+device = "good"
+nbd = "unix:good.nbd"
+[[export]]
+device = "good"
+nbd = "unix:no/such/folder"
+''')
+        process = self.start_daemon("--config", config)
+        testing.wait_until(lambda: self.socket in process.output(), "everything was tried")
+        self.assertEqual(self.ok("device", "ls"), "good\t(253:0)\n")
+        self.assertTrue(testing.accepts(self.path("good.nbd")))
+        told = [line for line in self.ok("info").splitlines() if line.startswith("not restored: ")]
+        self.assertEqual(told, [f"not restored: {m}" for m in json.loads(self.ok("info", "--json"))["missing"]])
+        self.assertEqual(len(told), 5, told)
+        for line, (number, device, why) in zip(told, (
+                (8, "device 'bad': ", "nosuch.img': No such file"),
+                (5, "device 'on-bad': ", "device 'bad' (line 8), which is missing"),
+                (11, "device 'higher': ", "device 'on-bad' (line 5), which is missing"),
+                (14, "export: ", "device 'higher' (line 11), which is missing"),
+                (20, "", "no/such/folder"))):
+            self.assertIn(f"{config}:{number}: {device}", line)
+            self.assertIn(why, line)
+        self.assertEqual(process.stop(), 0)
+        text = process.log.read_text("utf-8")
+        for line in told:
+            self.assertEqual(text.count(line.removeprefix("not restored: ")), 1, text)
+        self.assertEqual(self.run_lbd("daemon", "--config", config, "--strict", "--log-level", "off").returncode, 1)
+        self.assertEqual(self.run_lbd("daemon", "--strict").returncode, 2)
 
 
 class Service(Daemon):
