@@ -10,6 +10,7 @@
 #include "app/daemon_options.h"
 #include "app/image_options.h"
 #include "app/options.h"
+#include "app/replay_log_options.h"
 #include "app/run_options.h"
 #include "base/checked_math.h"
 #include "base/size_text.h"
@@ -121,6 +122,7 @@ std::unique_ptr<CLI::App> make_app() {
   add_client_commands(*app);
   add_offline_commands(*app);
   add_image_commands(*app);
+  add_replay_log(*app);
   CLI::App& completion = *app->add_subcommand("completion", "Print a completion script");
   add_value(completion, "SHELL", "", "bash", "Positionals")->required();
   app->footer(
@@ -273,11 +275,11 @@ outcome<ctl::command> read_daemon(const reader& from) {
   ctl::daemon_command out;
   TRY(out.socket, from.once("socket"));
   TRY(out.config, from.once("config"));
-  TRY(out.pid_file, from.once("pid-file"));
-  TRY(out.runtime, read_runtime(from));
   out.strict = from.has("strict");
   if (out.strict && out.config.empty())
     return from.wrong_value("strict", "is about what --config names: give that too");
+  TRY(out.pid_file, from.once("pid-file"));
+  TRY(out.runtime, read_runtime(from));
   TRY(out.log_level, read_log_level(from));
   return ctl::command(std::move(out));
 }
@@ -324,6 +326,7 @@ outcome<ctl::command> read_command(const CLI::App& app) {
     TRY(auto stack, read_stack(from));
     return ctl::command(ctl::map_command{std::move(stack), from.has("json")});
   }
+  if (name == "replay-log") return read_replay_log(from);
   if (name == "completion") {
     if (app.get_option("SHELL")->results().front() != "bash")
       return from.wrong("only bash is supported");

@@ -161,6 +161,32 @@ TEST(command_line, image_commands) {
   EXPECT_THAT(error_of("image"), HasSubstr("--help"));
 }
 
+TEST(command_line, replaying_logs) {
+  const auto all = get<ctl::replay_log_command>("replay-log --log l");
+  EXPECT_EQ(all.log, "l");
+  EXPECT_TRUE(all.device.empty());
+  const auto some = get<ctl::replay_log_command>(
+      "replay-log --log l --replay d --start-mark a --end-mark b --limit 7 --no-discard "
+      "--fsck check --check flush");
+  EXPECT_EQ(some.device, "d");
+  EXPECT_EQ(some.start_mark, "a");
+  EXPECT_EQ(some.end_mark, "b");
+  EXPECT_EQ(some.limit, 7u);
+  EXPECT_TRUE(some.no_discard);
+  EXPECT_EQ(some.check, ctl::replay_check::flush);
+  const auto every =
+      get<ctl::replay_log_command>("replay-log --log l --replay d --fsck true --check 20");
+  EXPECT_EQ(every.check, ctl::replay_check::entries);
+  EXPECT_EQ(every.check_every, 20u);
+  EXPECT_TRUE(get<ctl::replay_log_command>("replay-log --log l --find --next-fua").find);
+  EXPECT_THAT(error_of("replay-log"), HasSubstr("--log is missing"));
+  EXPECT_THAT(error_of("replay-log --log l --find"), HasSubstr("--next-flush"));
+  EXPECT_THAT(error_of("replay-log --log l --limit 0"), HasSubstr("at least 1"));
+  EXPECT_THAT(error_of("replay-log --log l --fsck true"), HasSubstr("give both"));
+  EXPECT_THAT(error_of("replay-log --log l --fsck true --check 3"), HasSubstr("--replay"));
+  EXPECT_THAT(error_of("replay-log --log l --replay d --find --limit 1"), HasSubstr("only print"));
+}
+
 TEST(command_line, errors_are_one_line_that_names_the_option_and_the_help) {
   for (const char* line :
        {"", "frob", "serve", "serve --frob", "serve x", "serve -l", "serve -l x:y -f z",

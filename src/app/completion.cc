@@ -10,6 +10,8 @@ namespace {
 // What may follow an option, as arguments of compgen; empty: nothing can be offered.
 std::string offers(const option_entry& option) {
   if (option.takes == "FILE" || option.takes == "PATH" || option.takes == "SOCKET") return "-f";
+  if (option.takes == "FILE|URI") return "-f";
+  if (option.takes == "flush|fua|N") return "-W 'flush fua'";
   if (option.takes == "uring|threads|auto") return "-W 'uring threads auto'";
   if (option.takes == "LEVEL") return "-W 'debug info warn error off'";
   return "";

@@ -171,6 +171,25 @@ struct map_command {
   bool json = false;
 };
 
+// `lbd replay-log`: what a log of log-writes holds, and replaying it.
+enum class replay_check { never, entries, flush, fua };
+struct replay_log_command {
+  std::string log;     // a source
+  std::string device;  // the source to replay onto; empty: entries are listed
+  // From an entry, or behind a mark, to the first of these, all of them inclusive; none: to the
+  // end.
+  uint64_t start_entry = 0;
+  std::optional<std::string> start_mark, end_mark;
+  uint64_t limit = 0;  // entries; 0: any number
+  bool next_flush = false, next_fua = false;
+  bool count = false, find = false;  // print how many entries there are, the number of the last one
+  bool no_discard = false;
+  std::string fsck;  // a shell command, after each flush, FUA write, or so many entries
+  replay_check check = replay_check::never;
+  uint64_t check_every = 0;
+  bool json = false;
+};
+
 // `lbd run`: a program for which LBD is the kernel's device-mapper.
 struct run_command {
   client_target to;  // the daemon; empty: the one that runs, or one for the program alone
@@ -194,10 +213,11 @@ struct print_command {
   std::string text;
 };
 
-using command = std::variant<serve_command, daemon_command, device_command, monitor_command,
-                             mount_command, export_command, ping_command, info_command,
-                             shutdown_command, add_layer_command, commit_command, flatten_command,
-                             map_command, image_command, run_command, print_command>;
+using command =
+    std::variant<serve_command, daemon_command, device_command, monitor_command, mount_command,
+                 export_command, ping_command, info_command, shutdown_command, add_layer_command,
+                 commit_command, flatten_command, map_command, image_command, replay_log_command,
+                 run_command, print_command>;
 
 // Carries a command out; returns the process's exit code. Errors are told on standard error.
 int run(const command& what);

@@ -7,6 +7,7 @@
 #include "ctl/image_command.h"
 #include "ctl/mount_command.h"
 #include "ctl/offline.h"
+#include "ctl/replay_log.h"
 #include "ctl/run_command.h"
 #include "ctl/say.h"
 #include "ctl/serve.h"
@@ -30,6 +31,7 @@ struct runner {
   int operator()(const map_command& c) const { return run_map(c); }
   int operator()(const run_command& c) const { return run_program(c); }
   int operator()(const image_command& c) const { return run_image(c); }
+  int operator()(const replay_log_command& c) const { return run_replay_log(c); }
   int operator()(const print_command& c) const { return print(c.text) ? exit_ok : exit_failed; }
 };
 
