@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "rt/runtime.h"
 
+#include <sched.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -10,9 +11,20 @@
 
 namespace lbd::rt {
 
+namespace {
+
+unsigned own_cpus() noexcept {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return std::thread::hardware_concurrency();
+  return static_cast<unsigned>(CPU_COUNT(&set));
+}
+
+}  // namespace
+
 base::outcome<std::unique_ptr<runtime>> runtime::start(runtime_options options) {
   unsigned count = options.reactors;
-  if (count == 0) count = std::clamp(std::thread::hardware_concurrency(), 1u, 16u);
+  if (count == 0) count = std::clamp(own_cpus(), 1u, 16u);
   bool with_uring = options.how != backend::threads;
   if (with_uring && !uring_available()) {
     if (options.how == backend::uring)
