@@ -21,6 +21,17 @@ const unsigned char* in_of(base::bytes_view b) {
 }
 unsigned char* out_of(base::bytes_span b) { return reinterpret_cast<unsigned char*>(b.data()); }
 
+// Calls `serve(iv, in, out)` for each unit; once when the mode takes no IV.
+template <class Serve>
+void each_unit(size_t iv_bytes, base::bytes_view ivs, base::bytes_view in, base::bytes_span out,
+               Serve serve) {
+  if (iv_bytes == 0) return serve(nullptr, in, out);
+  const size_t n = in.size() / (ivs.size() / iv_bytes);
+  const unsigned char* iv = in_of(ivs);
+  for (size_t at = 0; at < in.size(); at += n, iv += iv_bytes)
+    serve(iv, in.subspan(at, n), out.subspan(at, n));
+}
+
 struct context_free {
   void operator()(EVP_CIPHER_CTX* c) const { EVP_CIPHER_CTX_free(c); }
 };
@@ -50,26 +61,29 @@ class openssl_cipher final : public cipher {
     return std::unique_ptr<cipher>(std::move(c));
   }
 
-  void encrypt(unsigned lane, base::bytes_view iv, base::bytes_view in,
+  void encrypt(unsigned lane, base::bytes_view ivs, base::bytes_view in,
                base::bytes_span out) override {
-    run(*encrypting_[lane], iv, in, out);
+    run(*encrypting_[lane], ivs, in, out);
   }
-  void decrypt(unsigned lane, base::bytes_view iv, base::bytes_view in,
+  void decrypt(unsigned lane, base::bytes_view ivs, base::bytes_view in,
                base::bytes_span out) override {
-    run(*decrypting_[lane], iv, in, out);
+    run(*decrypting_[lane], ivs, in, out);
   }
   size_t block_bytes() const noexcept override { return block_bytes_; }
   size_t iv_bytes() const noexcept override { return iv_bytes_; }
 
  private:
-  // The key stays in the context; only the IV is set for each sector.
-  void run(EVP_CIPHER_CTX& context, base::bytes_view iv, base::bytes_view in,
-           base::bytes_span out) const {
-    int n = 0;
-    const unsigned char* iv_or_none = iv_bytes_ == 0 ? nullptr : in_of(iv);
-    if (EVP_CipherInit_ex2(&context, nullptr, nullptr, iv_or_none, -1, nullptr) != 1 ||
-        EVP_CipherUpdate(&context, out_of(out), &n, in_of(in), static_cast<int>(in.size())) != 1)
-      std::abort();  // sizes were checked when the cipher was made
+  // The key stays in the context; only the IV is set for each unit.
+  void run(EVP_CIPHER_CTX& context, base::bytes_view ivs, base::bytes_view all,
+           base::bytes_span all_out) const {
+    each_unit(iv_bytes_, ivs, all, all_out,
+              [&context](const unsigned char* iv, base::bytes_view in, base::bytes_span out) {
+                int n = 0;
+                if (EVP_CipherInit_ex2(&context, nullptr, nullptr, iv, -1, nullptr) != 1 ||
+                    EVP_CipherUpdate(&context, out_of(out), &n, in_of(in),
+                                     static_cast<int>(in.size())) != 1)
+                  std::abort();  // sizes were checked when the cipher was made
+              });
   }
 
   size_t block_bytes_ = 0, iv_bytes_ = 0;
@@ -106,24 +120,27 @@ class gcrypt_cipher final : public cipher {
     return std::unique_ptr<cipher>(std::move(c));
   }
 
-  void encrypt(unsigned lane, base::bytes_view iv, base::bytes_view in,
+  void encrypt(unsigned lane, base::bytes_view ivs, base::bytes_view in,
                base::bytes_span out) override {
-    gcry_cipher_hd_t h = lanes_[lane];
-    set_iv(h, iv);
-    if (gcry_cipher_encrypt(h, out.data(), out.size(), in.data(), in.size()) != 0) std::abort();
+    run(&gcry_cipher_encrypt, lanes_[lane], ivs, in, out);
   }
-  void decrypt(unsigned lane, base::bytes_view iv, base::bytes_view in,
+  void decrypt(unsigned lane, base::bytes_view ivs, base::bytes_view in,
                base::bytes_span out) override {
-    gcry_cipher_hd_t h = lanes_[lane];
-    set_iv(h, iv);
-    if (gcry_cipher_decrypt(h, out.data(), out.size(), in.data(), in.size()) != 0) std::abort();
+    run(&gcry_cipher_decrypt, lanes_[lane], ivs, in, out);
   }
   size_t block_bytes() const noexcept override { return 16; }
   size_t iv_bytes() const noexcept override { return iv_bytes_; }
 
  private:
-  void set_iv(gcry_cipher_hd_t h, base::bytes_view iv) const {
-    if (iv_bytes_ != 0 && gcry_cipher_setiv(h, iv.data(), iv_bytes_) != 0) std::abort();
+  using operation = decltype(&gcry_cipher_encrypt);
+  void run(operation go, gcry_cipher_hd_t h, base::bytes_view ivs, base::bytes_view all,
+           base::bytes_span all_out) const {
+    each_unit(iv_bytes_, ivs, all, all_out,
+              [this, go, h](const unsigned char* iv, base::bytes_view in, base::bytes_span out) {
+                if ((iv != nullptr && gcry_cipher_setiv(h, iv, iv_bytes_) != 0) ||
+                    go(h, out.data(), out.size(), in.data(), in.size()) != 0)
+                  std::abort();
+              });
   }
   const size_t iv_bytes_;
   std::vector<gcry_cipher_hd_t> lanes_;

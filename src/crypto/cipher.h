@@ -23,11 +23,12 @@ class cipher {
  public:
   virtual ~cipher() = default;
 
-  // Both spans have the same size, a multiple of block_bytes(), and are the same memory or do not
-  // overlap. `iv` has iv_bytes() bytes.
-  virtual void encrypt(unsigned lane, base::bytes_view iv, base::bytes_view in,
+  // As many units of the same size, one behind the other, as there are IVs of iv_bytes() in `ivs`
+  // (none are looked at when the mode takes none). `in` and `out` have the same size, their units
+  // a multiple of block_bytes(), and they are the same memory or do not overlap.
+  virtual void encrypt(unsigned lane, base::bytes_view ivs, base::bytes_view in,
                        base::bytes_span out) = 0;
-  virtual void decrypt(unsigned lane, base::bytes_view iv, base::bytes_view in,
+  virtual void decrypt(unsigned lane, base::bytes_view ivs, base::bytes_view in,
                        base::bytes_span out) = 0;
   virtual size_t block_bytes() const noexcept = 0;
   virtual size_t iv_bytes() const noexcept = 0;  // 0: the mode takes none

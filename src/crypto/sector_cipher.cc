@@ -115,26 +115,58 @@ class dm_sector_cipher final : public sector_cipher {
                                                       shape s);
 
   void encrypt(unsigned lane, uint64_t sector, bytes_view in, bytes_span out) override {
-    iv_block iv = make_iv(lane, sector);
-    if (kind_ == iv_kind::lmk) iv = lmk_iv(sector, in);
+    for (size_t at = 0, n = 0; at < in.size(); at += n) {
+      n = std::min(in.size() - at, at_once_ * shape_.sector_bytes);
+      encrypt_some(lane, sector + at / 512, in.subspan(at, n), out.subspan(at, n));
+    }
+  }
+  void decrypt(unsigned lane, uint64_t sector, bytes_view in, bytes_span out) override {
+    for (size_t at = 0, n = 0; at < in.size(); at += n) {
+      n = std::min(in.size() - at, at_once_ * shape_.sector_bytes);
+      decrypt_some(lane, sector + at / 512, in.subspan(at, n), out.subspan(at, n));
+    }
+  }
+
+ private:
+  static constexpr size_t at_once_most = 64;
+  // One for each of the sectors that are done at once.
+  class iv_list {
+   public:
+    explicit iv_list(size_t count) : used_(bytes_span(bytes_).first(count * iv_bytes_most)) {
+      std::memset(used_.data(), 0, used_.size());
+    }
+    bytes_span all() { return used_; }
+    bytes_span operator[](size_t i) { return used_.subspan(i * iv_bytes_most, iv_bytes_most); }
+
+   private:
+    std::array<std::byte, at_once_most * iv_bytes_most> bytes_;
+    bytes_span used_;
+  };
+
+  // Not more than at_once_ sectors.
+  void encrypt_some(unsigned lane, uint64_t sector, bytes_view in, bytes_span out) {
+    iv_list ivs(in.size() / shape_.sector_bytes);
+    make_ivs(lane, sector, ivs);
+    if (kind_ == iv_kind::lmk) copy(ivs[0], lmk_iv(sector, in));
     if (kind_ == iv_kind::elephant) {
       copy(out, in);
       exclusive_or(out, elephant_stream(lane, sector));
       elephant::encrypt(out);
       in = out;
     }
-    bulk(sector).encrypt(lane, iv, in, out);
+    bulk(sector).encrypt(lane, ivs.all(), in, out);
     if (kind_ == iv_kind::tcw) whiten(sector, out);
   }
 
-  void decrypt(unsigned lane, uint64_t sector, bytes_view in, bytes_span out) override {
-    const iv_block iv = make_iv(lane, sector);
+  void decrypt_some(unsigned lane, uint64_t sector, bytes_view in, bytes_span out) {
+    iv_list ivs(in.size() / shape_.sector_bytes);
+    make_ivs(lane, sector, ivs);
     if (kind_ == iv_kind::tcw) {
       copy(out, in);
       whiten(sector, out);
       in = out;
     }
-    bulk(sector).decrypt(lane, iv, in, out);
+    bulk(sector).decrypt(lane, ivs.all(), in, out);
     if (kind_ == iv_kind::lmk) exclusive_or(out.first(iv_bytes_most), lmk_iv(sector, out));
     if (kind_ == iv_kind::elephant) {
       elephant::decrypt(out);
@@ -142,49 +174,49 @@ class dm_sector_cipher final : public sector_cipher {
     }
   }
 
- private:
   cipher& bulk(uint64_t sector) { return *bulk_[sector & (bulk_.size() - 1)]; }
   uint64_t iv_sector(uint64_t sector) const {
     return shape_.iv_large_sectors ? sector / (shape_.sector_bytes / 512) : sector;
   }
 
-  iv_block make_iv(unsigned lane, uint64_t sector) {
-    iv_block iv{};
-    const uint64_t n = iv_sector(sector);
-    const bytes_span bytes(iv);
+  void make_ivs(unsigned lane, uint64_t sector, iv_list& ivs) {
+    const uint64_t step = shape_.sector_bytes / 512;
+    const size_t count = ivs.all().size() / iv_bytes_most;
+    for (size_t i = 0; i < count; ++i) make_iv(iv_sector(sector + i * step), ivs[i]);
+    if (!iv_ciphers_.empty())
+      iv_ciphers_[sector & (bulk_.size() - 1)]->encrypt(lane, {}, ivs.all(), ivs.all());
+  }
+
+  // `iv` is all zeros, `n` the sector as IVs count.
+  void make_iv(uint64_t n, bytes_span iv) const {
     switch (kind_) {
       case iv_kind::none:
       case iv_kind::zero:
       case iv_kind::lmk:
         break;
       case iv_kind::plain:
-        base::store_little(bytes, 0, static_cast<uint32_t>(n));
+        base::store_little(iv, 0, static_cast<uint32_t>(n));
         break;
       case iv_kind::plain64:
-        base::store_little(bytes, 0, n);
+      case iv_kind::essiv:
+        base::store_little(iv, 0, n);
         break;
       case iv_kind::plain64be:
-        base::store_big(bytes, iv.size() - 8, n);
+        base::store_big(iv, iv.size() - 8, n);
         break;
       case iv_kind::benbi:
-        base::store_big(bytes, iv.size() - 8, (n << benbi_shift) + 1);
-        break;
-      case iv_kind::essiv:
-        base::store_little(bytes, 0, n);
-        iv_ciphers_[sector & (bulk_.size() - 1)]->encrypt(lane, {}, iv, iv);
+        base::store_big(iv, iv.size() - 8, (n << benbi_shift) + 1);
         break;
       case iv_kind::eboiv:
       case iv_kind::elephant:
-        base::store_little(bytes, 0, n * shape_.sector_bytes);
-        iv_ciphers_[sector & (bulk_.size() - 1)]->encrypt(lane, {}, iv, iv);
+        base::store_little(iv, 0, n * shape_.sector_bytes);
         break;
       case iv_kind::tcw:
         std::memcpy(iv.data(), seed_.view().data(), iv.size());
         for (const size_t half : {size_t{0}, size_t{8}})
-          base::store_little(bytes, half, base::load_little<uint64_t>(bytes, half) ^ n);
+          base::store_little(iv, half, base::load_little<uint64_t>(iv, half) ^ n);
         break;
     }
-    return iv;
   }
 
   // loop-AES: the IV depends on all of the plaintext but its first 16 bytes.
@@ -237,9 +269,16 @@ class dm_sector_cipher final : public sector_cipher {
   outcome<void> make_ciphers(const cipher_spec& spec, cipher_mode mode, bytes_view key,
                              uint32_t parts);
 
+  // What has one key for all sectors, and does nothing but encrypt, is done in one call.
+  bool is_plain() const {
+    return bulk_.size() == 1 && kind_ != iv_kind::lmk && kind_ != iv_kind::tcw &&
+           kind_ != iv_kind::elephant;
+  }
+
   static constexpr unsigned benbi_shift = 5;  // 9 minus the log of the 16-byte block
   shape shape_;
   iv_kind kind_ = iv_kind::none;
+  size_t at_once_ = 1;  // sectors
   std::vector<std::unique_ptr<cipher>> bulk_, iv_ciphers_;
   std::unique_ptr<cipher> diffuser_;
   secret seed_, whitening_;
@@ -325,6 +364,7 @@ outcome<std::unique_ptr<sector_cipher>> dm_sector_cipher::make(const cipher_spec
   uint32_t parts = spec.key_count;
   CHECK(c->take_extra_key(key, parts));
   CHECK(c->make_ciphers(spec, *mode, key, parts));
+  if (c->is_plain()) c->at_once_ = at_once_most;
   return std::unique_ptr<sector_cipher>(std::move(c));
 }
 

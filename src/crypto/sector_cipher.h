@@ -29,8 +29,9 @@ class sector_cipher {
  public:
   virtual ~sector_cipher() = default;
 
-  // One crypto sector. `sector` counts 512-byte sectors from the device's start, the IV offset
-  // added. `in` and `out` have the sector size, and do not overlap. `lane` as in cipher.
+  // Crypto sectors that follow each other. `sector` counts 512-byte sectors from the device's
+  // start, the IV offset added. `in` and `out` have the same size, a multiple of the sector size,
+  // and are the same memory or do not overlap. `lane` as in cipher.
   virtual void encrypt(unsigned lane, uint64_t sector, base::bytes_view in,
                        base::bytes_span out) = 0;
   virtual void decrypt(unsigned lane, uint64_t sector, base::bytes_view in,
