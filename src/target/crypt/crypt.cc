@@ -66,74 +66,82 @@ task<outcome<std::shared_ptr<block::target>>> crypt::create(block::target_contex
   params->start_sector = *start;
   if (params->cipher.iv == "random") co_return failure{errc::inval, no_tags};
   CO_CHECK(context.check_area(*child, params->start_sector, context.length_sectors()));
-  co_return std::shared_ptr<block::target>(std::make_shared<crypt>(
-      *std::move(params), *std::move(cipher), *std::move(child), context.length_sectors()));
+  co_return std::shared_ptr<block::target>(
+      std::make_shared<crypt>(*std::move(params), *std::move(cipher), *std::move(child), context));
 }
 
 crypt::crypt(crypt_params params, std::unique_ptr<crypto::sector_cipher> cipher,
-             block::opened_device child, uint64_t length_sectors)
+             block::opened_device child, block::target_context& context)
     : params_(std::move(params)),
       cipher_(std::move(cipher)),
       child_(std::move(child)),
       start_(params_.start_sector * block::sector_bytes),
+      cores_(rt::all_cores::of(context.runtime())),
+      reads_here_(params_.same_cpu || params_.no_read_workqueue),
+      writes_here_(params_.same_cpu || params_.no_write_workqueue),
       limits_(child_.device->limits()) {
-  limits_.size_bytes = length_sectors * block::sector_bytes;
+  limits_.size_bytes = context.length_sectors() * block::sector_bytes;
   limits_.block_bytes = std::max(limits_.block_bytes, params_.shape.sector_bytes);
   limits_.can_discard &= params_.allow_discards;
   limits_.can_write_zeroes = false;
   limits_.fast_zero = false;
 }
 
-// REQUIRES: whole crypto sectors.
-task<result<void>> crypt::read_sectors(uint64_t offset, base::bytes_span to, io_opts io) {
-  const block::segment_list from_below{base::bytes_view(to)};
-  CO_CHECK(co_await block::read(*child_.device, start_ + offset, from_below.view(), io));
-  const unsigned lane = rt::reactor::current().index();
-  const size_t n = params_.shape.sector_bytes;
-  for (size_t at = 0; at < to.size(); at += n)
-    cipher_->decrypt(lane, params_.iv_offset + (offset + at) / block::sector_bytes,
-                     to.subspan(at, n), to.subspan(at, n));
-  co_return result<void>{};
-}
+// Whole crypto sectors to encrypt or decrypt, in parts for several cores.
+class crypt::job final : public rt::all_cores::work {
+ public:
+  enum class kind { encrypt, decrypt };
+  job(const crypt& of, kind what, uint64_t offset, base::bytes_view in, base::bytes_span out)
+      : work(static_cast<unsigned>(base::div_up(in.size(), part_bytes)), in.size()),
+        cipher_(*of.cipher_),
+        what_(what),
+        sector_(of.params_.iv_offset + offset / block::sector_bytes),
+        in_(in),
+        out_(out) {}
+
+  void do_part(unsigned index) noexcept override {
+    const size_t at = index * part_bytes, n = std::min(in_.size() - at, part_bytes);
+    const unsigned lane = rt::reactor::current().index();
+    const uint64_t sector = sector_ + at / block::sector_bytes;
+    if (what_ == kind::encrypt)
+      cipher_.encrypt(lane, sector, in_.subspan(at, n), out_.subspan(at, n));
+    else
+      cipher_.decrypt(lane, sector, in_.subspan(at, n), out_.subspan(at, n));
+  }
+
+ private:
+  static constexpr size_t part_bytes = size_t{32} << 10;
+  crypto::sector_cipher& cipher_;
+  const kind what_;
+  const uint64_t sector_;
+  const base::bytes_view in_;
+  const base::bytes_span out_;
+};
 
 task<result<void>> crypt::read(uint64_t offset, segments to, io_opts io) {
   const uint64_t length = block::total_bytes(to);
   for (uint64_t done = 0; done < length;) {
     const uint64_t n = std::min<uint64_t>(length - done, block::bounds::copy_chunk_bytes);
     const block::segment_list piece(to, done, n);
+    rt::buffer gathered;
+    base::bytes_span text;
     if (piece.view().size() == 1) {
-      const iovec& v = piece.view()[0];
-      const base::bytes_span straight(static_cast<std::byte*>(v.iov_base), v.iov_len);
-      CO_CHECK(co_await read_sectors(offset + done, straight, io));
+      text = {static_cast<std::byte*>(piece.view()[0].iov_base), n};
     } else {
-      rt::buffer plain(n);
-      CO_CHECK(co_await read_sectors(offset + done, plain.span(), io));
-      block::copy_to(piece.view(), plain.span());
+      gathered = rt::buffer(n);
+      text = gathered.span();
     }
+    const block::segment_list from_below{base::bytes_view(text)};
+    CO_CHECK(co_await block::read(*child_.device, start_ + offset + done, from_below.view(), io));
+    job decrypts(*this, job::kind::decrypt, offset + done, text, text);
+    if (reads_here_)
+      decrypts.do_here();
+    else
+      co_await cores_.run(decrypts);
+    if (gathered) block::copy_to(piece.view(), text);
     done += n;
   }
   co_return result<void>{};
-}
-
-// REQUIRES: whole crypto sectors.
-task<result<void>> crypt::write_sectors(uint64_t offset, segments from, io_opts io) {
-  const uint64_t length = block::total_bytes(from);
-  const size_t n = params_.shape.sector_bytes;
-  rt::buffer gathered, secret(length);
-  base::bytes_view plain;
-  if (from.size() == 1) {
-    plain = {static_cast<const std::byte*>(from[0].iov_base), from[0].iov_len};
-  } else {
-    gathered = rt::buffer(length);
-    block::copy_from(from, gathered.span());
-    plain = gathered.span();
-  }
-  const unsigned lane = rt::reactor::current().index();
-  for (size_t at = 0; at < length; at += n)
-    cipher_->encrypt(lane, params_.iv_offset + (offset + at) / block::sector_bytes,
-                     plain.subspan(at, n), secret.span().subspan(at, n));
-  const block::segment_list to_below{base::bytes_view(secret.span())};
-  co_return co_await block::write(*child_.device, start_ + offset, to_below.view(), io);
 }
 
 task<result<void>> crypt::write(uint64_t offset, segments from, io_opts io) {
@@ -141,7 +149,21 @@ task<result<void>> crypt::write(uint64_t offset, segments from, io_opts io) {
   for (uint64_t done = 0; done < length;) {
     const uint64_t n = std::min<uint64_t>(length - done, block::bounds::copy_chunk_bytes);
     const block::segment_list piece(from, done, n);
-    CO_CHECK(co_await write_sectors(offset + done, piece.view(), io));
+    rt::buffer secret(n);
+    base::bytes_view plain;
+    if (piece.view().size() == 1) {
+      plain = {static_cast<const std::byte*>(piece.view()[0].iov_base), n};
+    } else {
+      block::copy_from(piece.view(), secret.span());
+      plain = secret.span();
+    }
+    job encrypts(*this, job::kind::encrypt, offset + done, plain, secret.span());
+    if (writes_here_)
+      encrypts.do_here();
+    else
+      co_await cores_.run(encrypts);
+    const block::segment_list to_below{base::bytes_view(secret.span())};
+    CO_CHECK(co_await block::write(*child_.device, start_ + offset + done, to_below.view(), io));
     done += n;
   }
   co_return result<void>{};

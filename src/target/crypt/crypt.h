@@ -12,6 +12,7 @@
 #include "block/target.h"
 #include "crypto/secret.h"
 #include "crypto/sector_cipher.h"
+#include "rt/all_cores.h"
 
 namespace lbd::target {
 
@@ -37,7 +38,7 @@ class crypt final : public block::target {
       block::target_context& context, std::vector<std::string> args);
 
   crypt(crypt_params params, std::unique_ptr<crypto::sector_cipher> cipher,
-        block::opened_device child, uint64_t length_sectors);
+        block::opened_device child, block::target_context& context);
 
   const block::limits& limits() const noexcept override { return limits_; }
   uint64_t unit_bytes() const noexcept override { return params_.shape.sector_bytes; }
@@ -56,9 +57,7 @@ class crypt final : public block::target {
   void for_each_child(const std::function<void(const block::opened_device&)>& visit) const override;
 
  private:
-  rt::task<base::result<void>> read_sectors(uint64_t offset, base::bytes_span to,
-                                            block::io_opts io);
-  rt::task<base::result<void>> write_sectors(uint64_t offset, rt::segments from, block::io_opts io);
+  class job;
   base::outcome<std::string> set_key(const std::string& word);
   std::string options_text() const;
 
@@ -66,6 +65,8 @@ class crypt final : public block::target {
   std::unique_ptr<crypto::sector_cipher> cipher_;
   const block::opened_device child_;
   const uint64_t start_;  // bytes
+  rt::all_cores& cores_;
+  const bool reads_here_, writes_here_;  // the reactor of a request does all of its work
   block::limits limits_;
   bool suspended_ = true;
 };

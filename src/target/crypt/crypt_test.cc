@@ -23,6 +23,7 @@ std::string hex(base::bytes_view bytes) {
 
 class crypt : public table_fixture {
  protected:
+  using table_fixture::table_fixture;
   static constexpr const char* key_ =
       "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
   static std::string xts(const std::string& rest = "0 /dev/vda 0") {
@@ -133,6 +134,50 @@ TEST_F(crypt, neighbours_in_one_sector_written_at_once) {
       ASSERT_NE(r->at_ns, 0u);
       ASSERT_NE(whole->at_ns, 0u);
       ASSERT_EQ(read(*d, 0, 2 * half), left + right);
+    }
+  }
+}
+
+// Several cores, which share the work.
+class crypt_on_cores : public crypt {
+ protected:
+  crypt_on_cores() : crypt(*rt::runtime::start({.reactors = 3})) {}
+
+  // All of `text` at once, in requests of `step` bytes.
+  static task<bool> write_all(block::block_device& d, std::string text, size_t step) {
+    std::vector<task<errc>> all;
+    for (size_t at = 0; at < text.size(); at += step)
+      all.push_back(writing(d, at, text.substr(at, step), {}));
+    bool good = true;
+    for (const errc code : co_await rt::when_all(std::move(all))) good &= code == errc::ok;
+    co_return good;
+  }
+  static task<bool> reads(block::block_device& d, const std::string& text, size_t step) {
+    std::vector<std::string> parts(text.size() / step, std::string(step, '?'));
+    std::vector<task<errc>> all;
+    for (size_t i = 0; i < parts.size(); ++i) all.push_back(reading(d, i * step, parts[i], {}));
+    bool good = true;
+    for (const errc code : co_await rt::when_all(std::move(all))) good &= code == errc::ok;
+    for (size_t i = 0; i < parts.size(); ++i) good &= text.compare(i * step, step, parts[i]) == 0;
+    co_return good;
+  }
+};
+
+TEST_F(crypt_on_cores, write_and_read_the_same_as_one) {
+  constexpr uint64_t sectors = 6144;
+  for (const char* options : {"", " 1 sector_size:4096"}) {
+    const std::string name = std::string("o") + options;
+    const std::string one =
+        *options == '\0' ? " 1 same_cpu_crypt" : " 2 same_cpu_crypt sector_size:4096";
+    const auto many = make("crypt", xts("0 /dev/vda 0") + options, sectors, name + "many");
+    const auto alone = make("crypt", xts("0 /dev/vdb 0") + one, sectors, name + "one");
+    for (const size_t step : {size_t{4096}, size_t{3} << 20}) {
+      const std::string plain = golden::pattern(golden_seed, step, sectors);
+      ASSERT_TRUE(run(write_all(*many, plain, step)));
+      ASSERT_TRUE(run(write_all(*alone, plain, step)));
+      EXPECT_TRUE(sources_.a->text(0, plain.size()) == sources_.b->text(0, plain.size()));
+      EXPECT_TRUE(run(reads(*many, plain, step)));
+      EXPECT_TRUE(run(reads(*alone, plain, step)));
     }
   }
 }
