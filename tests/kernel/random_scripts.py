@@ -108,7 +108,8 @@ class Verbs(Script):
                            "service-time 0 1 2", below(), 1, 2]),
         ])
         words = " ".join(map(str, words)).split()
-        if words and self.chance(12):
+        # A log is written when its target goes: never one on a device that may be suspended.
+        if words and self.chance(12) and kind != "log-writes":
             at = self.draw.randrange(len(words))
             words[at:at + 1] = self.draw.choice([[], [self.draw.choice(ODD_WORDS)], [words[at], words[at]]])
         if self.chance(3):
