@@ -297,7 +297,8 @@ BENCHMARK_CAPTURE(mapped_layers, service_time, "multipath",
     ->Arg(10);
 BENCHMARK_CAPTURE(mapped_layers, historical, "multipath",
                   "2 queue_mode bio 0 1 1 historical-service-time 0 2 0 % %")
-    ->Arg(1);
+    ->Arg(1)
+    ->Arg(10);
 // Reads that a snapshot sends to its origin, and writes to an origin that nobody has to keep.
 BENCHMARK_CAPTURE(mapped_layers, snapshot, "snapshot", "% /dev/store N 16")->Arg(1)->Arg(10);
 BENCHMARK_CAPTURE(mapped_layers, snapshot_origin, "snapshot-origin", "%")->Arg(1)->Arg(10);

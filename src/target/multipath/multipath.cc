@@ -132,32 +132,33 @@ void multipath::look_again(view& v) const {
   for (uint32_t g = 0; g < groups_.size(); ++g) look_again(v, g);
 }
 
-multipath_path* multipath::choose_in(view& v, uint32_t group, uint64_t bytes) noexcept {
+multipath_path* multipath::choose_in(view& v, uint32_t group, uint64_t bytes,
+                                     block::moment& now) noexcept {
   path_list& list = v.working[group];
   if (list.empty()) return nullptr;
-  multipath_path& p = groups_[group]->selector->choose(list, bytes);
+  multipath_path& p = groups_[group]->selector->choose(list, bytes, now);
   if (current_.load(std::memory_order_relaxed) != group) current_ = group;
   if (choosing_.load(std::memory_order_relaxed)) choosing_ = false;
   return &p;
 }
 
-multipath_path* multipath::choose(uint64_t bytes) noexcept {
+multipath_path* multipath::choose(uint64_t bytes, block::moment& now) noexcept {
   view& v = views_[rt::reactor::current().index()];
   if (v.seen != changes_.load(std::memory_order_acquire)) look_again(v);
   if (working_.load(std::memory_order_relaxed) != 0) {
     if (next_.load(std::memory_order_relaxed) != none) {
       const uint32_t next = next_.exchange(none);
-      multipath_path* p = next != none ? choose_in(v, next, bytes) : nullptr;
+      multipath_path* p = next != none ? choose_in(v, next, bytes, now) : nullptr;
       if (p != nullptr) return p;
     }
     // A group is used until it has no path left.
     const uint32_t current = current_.load(std::memory_order_relaxed);
-    multipath_path* p = current != none ? choose_in(v, current, bytes) : nullptr;
+    multipath_path* p = current != none ? choose_in(v, current, bytes, now) : nullptr;
     if (p != nullptr) return p;
     for (const bool bypassed : {false, true})
       for (uint32_t g = 0; g < groups_.size(); ++g) {
         if (groups_[g]->bypassed.load(std::memory_order_relaxed) != bypassed) continue;
-        p = choose_in(v, g, bytes);
+        p = choose_in(v, g, bytes, now);
         if (p != nullptr) return p;
       }
   }
@@ -170,16 +171,21 @@ block::routed multipath::route(block::op what, uint64_t offset, uint64_t length,
                                block::path& way) noexcept {
   if ((what != block::op::read && what != block::op::write) || length >= routed_most_bytes)
     return {};
-  multipath_path* p = choose(length);
+  multipath_path* p = choose(length, way.begin());
   if (p == nullptr) return {};
-  const uint64_t token = groups_[p->group]->selector->start(*p, length);
+  const uint64_t token = groups_[p->group]->selector->start(*p, length, way.begin());
   way.push(*this, token << index_bits | p->index);
   return {p->device.device.get(), offset};
 }
 
 void multipath::leave(uint64_t cookie, errc code) noexcept {
+  block::moment end;
+  leave_at(cookie, code, end);
+}
+
+void multipath::leave_at(uint64_t cookie, errc code, block::moment& end) noexcept {
   multipath_path& p = *paths_[cookie & index_mask];
-  groups_[p.group]->selector->end(p, cookie >> index_bits);
+  groups_[p.group]->selector->end(p, cookie >> index_bits, end);
   if (is_path_error(code)) fail(p);
 }
 
@@ -229,7 +235,8 @@ void multipath::tell(const multipath_path& p, const char* action, uint32_t worki
 task<result<multipath_path*>> multipath::wait_for_path(uint64_t bytes, io_opts io) {
   rt::waiting_room& room = rooms_[rt::reactor::current().index()];
   for (;;) {
-    multipath_path* p = choose(bytes);
+    block::moment now;
+    multipath_path* p = choose(bytes, now);
     if (p != nullptr) co_return p;
     if (giving_back_.load()) co_return io_error{errc::again, 0};
     if (!queueing_.load()) co_return io_error{errc::io, 0};
@@ -243,14 +250,16 @@ task<result<multipath_path*>> multipath::wait_for_path(uint64_t bytes, io_opts i
 template <class Send>
 task<result<void>> multipath::on_a_path(uint64_t bytes, io_opts io, Send send) {
   for (;;) {
-    multipath_path* p = choose(bytes);
+    block::moment begin, end;
+    multipath_path* p = choose(bytes, begin);
     if (p == nullptr) {
       CO_TRY(p, co_await wait_for_path(bytes, io));
+      begin = block::moment();
     }
     path_selector& selector = *groups_[p->group]->selector;
-    const uint64_t token = selector.start(*p, bytes);
+    const uint64_t token = selector.start(*p, bytes, begin);
     const result<void> r = co_await send(*p->device.device);
-    selector.end(*p, token);
+    selector.end(*p, token, end);
     const errc code = base::code_of(r);
     // Who gives up first is not the path.
     if (!is_path_error(code) || (code == errc::timed_out && is_over(io))) co_return r;

@@ -66,11 +66,12 @@ class multipath final : public block::target, private block::crossing {
   };
 
   // Choosing and failing (multipath.cc); any reactor.
-  multipath_path* choose(uint64_t bytes) noexcept;
-  multipath_path* choose_in(view& v, uint32_t group, uint64_t bytes) noexcept;
+  multipath_path* choose(uint64_t bytes, block::moment& now) noexcept;
+  multipath_path* choose_in(view& v, uint32_t group, uint64_t bytes, block::moment& now) noexcept;
   void look_again(view& v) const;
   void look_again(view& v, uint32_t group) const;
   void leave(uint64_t cookie, block::errc code) noexcept override;
+  void leave_at(uint64_t cookie, block::errc code, block::moment& end) noexcept override;
   bool again(uint64_t cookie, block::errc code) noexcept override;
   void fail(multipath_path& p) noexcept;
   void log_path(const char* what, const multipath_path& p) const;

@@ -520,12 +520,14 @@ class selectors : public table_fixture {
     }
   }
   uint32_t send(uint64_t bytes) {
-    multipath_path& p = selector_->choose(valid_, bytes);
-    tokens_.emplace_back(p.index, selector_->start(p, bytes));
+    block::moment now;
+    multipath_path& p = selector_->choose(valid_, bytes, now);
+    tokens_.emplace_back(p.index, selector_->start(p, bytes, now));
     return p.index;
   }
   void finish(size_t request) {
-    selector_->end(paths_[tokens_[request].first], tokens_[request].second);
+    block::moment now;
+    selector_->end(paths_[tokens_[request].first], tokens_[request].second, now);
   }
   std::unique_ptr<path_selector> selector_;
   std::deque<multipath_path> paths_;

@@ -52,7 +52,7 @@ class round_robin final : public path_selector {
   std::string info_text(const multipath_path&) const override { return {}; }
 
  private:
-  path_list::iterator best_of(path_list& valid, uint64_t) noexcept override {
+  path_list::iterator best_of(path_list& valid, uint64_t, block::moment&) noexcept override {
     return valid.begin();
   }
 };
@@ -63,11 +63,11 @@ class queue_length final : public path_selector {
   outcome<void> add_path(multipath_path& p, const std::vector<std::string>& words) override {
     return read_repeat_count("queue-length", p, words, 1);
   }
-  uint64_t start(multipath_path& p, uint64_t) noexcept override {
+  uint64_t start(multipath_path& p, uint64_t, block::moment&) noexcept override {
     p.load.fetch_add(1, std::memory_order_relaxed);
     return 0;
   }
-  void end(multipath_path& p, uint64_t) noexcept override {
+  void end(multipath_path& p, uint64_t, block::moment&) noexcept override {
     p.load.fetch_sub(1, std::memory_order_relaxed);
   }
   std::string table_text(const multipath_path& p) const override {
@@ -78,7 +78,7 @@ class queue_length final : public path_selector {
   }
 
  private:
-  path_list::iterator best_of(path_list& valid, uint64_t) noexcept override {
+  path_list::iterator best_of(path_list& valid, uint64_t, block::moment&) noexcept override {
     return std::min_element(
         valid.begin(), valid.end(),
         [](const multipath_path* a, const multipath_path* b) { return load_of(*a) < load_of(*b); });
@@ -97,11 +97,11 @@ class service_time final : public path_selector {
     p.relative_throughput = *throughput;
     return {};
   }
-  uint64_t start(multipath_path& p, uint64_t bytes) noexcept override {
+  uint64_t start(multipath_path& p, uint64_t bytes, block::moment&) noexcept override {
     p.load.fetch_add(bytes, std::memory_order_relaxed);
     return bytes;
   }
-  void end(multipath_path& p, uint64_t bytes) noexcept override {
+  void end(multipath_path& p, uint64_t bytes, block::moment&) noexcept override {
     p.load.fetch_sub(bytes, std::memory_order_relaxed);
   }
   unsigned table_words() const noexcept override { return 2; }
@@ -132,7 +132,7 @@ class service_time final : public path_selector {
     const uint64_t time_a = load_a * rate_b, time_b = load_b * rate_a;
     return time_a != time_b ? time_a < time_b : rate_a > rate_b;
   }
-  path_list::iterator best_of(path_list& valid, uint64_t bytes) noexcept override {
+  path_list::iterator best_of(path_list& valid, uint64_t bytes, block::moment&) noexcept override {
     return std::min_element(valid.begin(), valid.end(),
                             [bytes](const multipath_path* a, const multipath_path* b) {
                               return sooner(*a, *b, bytes);
@@ -161,21 +161,21 @@ class historical_service_time final : public path_selector {
     return {};
   }
   // The start's time, in units of 16 ns, so that it goes round after days only.
-  uint64_t start(multipath_path& p, uint64_t) noexcept override {
+  uint64_t start(multipath_path& p, uint64_t, block::moment& now) noexcept override {
     p.load.fetch_add(1, std::memory_order_relaxed);
-    return (now_ns() >> tick_shift) & token_mask;
+    return (now.ns() >> tick_shift) & token_mask;
   }
-  void end(multipath_path& p, uint64_t token) noexcept override {
+  void end(multipath_path& p, uint64_t token, block::moment& end) noexcept override {
     p.load.fetch_sub(1, std::memory_order_relaxed);
-    const uint64_t now = now_ns();
+    const uint64_t now = end.ns();
     const uint64_t age = (((now >> tick_shift) - token) & token_mask) << tick_shift;
-    const uint64_t started = std::max(now - std::min(age, now), p.last_finish_ns.load());
+    const uint64_t started = std::max(now - std::min(age, now), value(p.last_finish_ns));
     const uint64_t took = now > started ? now - started : 0;
-    p.last_finish_ns = now;
+    set(p.last_finish_ns, now);
     const uint64_t w = weights_[std::min<uint64_t>(took >> bucket_shift, weights_.size() - 1)];
-    const uint64_t mean = (p.service_time * w + took * one * (one - w) + one / 2) >> places;
-    p.service_time = mean;
-    p.stale_after_ns = now + valid_count_.load(std::memory_order_relaxed) * (mean >> places);
+    const uint64_t mean = (value(p.service_time) * w + took * one * (one - w) + one / 2) >> places;
+    set(p.service_time, mean);
+    set(p.stale_after_ns, now + value(valid_count_) * (mean >> places));
   }
   std::string group_text() const override {
     return "2 " + std::to_string(weights_[0]) + " " + std::to_string(threshold_) + " ";
@@ -191,12 +191,18 @@ class historical_service_time final : public path_selector {
   static constexpr unsigned tick_shift = 4;
   static constexpr uint64_t token_mask = (uint64_t{1} << token_bits) - 1;
 
-  static uint64_t now_ns() noexcept { return rt::reactor::current().now_ns(); }
+  // No order between them is needed: each is a guess by itself.
+  static uint64_t value(const std::atomic<uint64_t>& of) noexcept {
+    return of.load(std::memory_order_relaxed);
+  }
+  static void set(std::atomic<uint64_t>& to, uint64_t v) noexcept {
+    to.store(v, std::memory_order_relaxed);
+  }
 
   bool better(const multipath_path& a, const multipath_path& b, uint64_t now) const noexcept {
-    uint64_t time_a = a.service_time, time_b = b.service_time;
+    uint64_t time_a = value(a.service_time), time_b = value(b.service_time);
     const uint64_t out_a = load_of(a), out_b = load_of(b);
-    const uint64_t stale_a = a.stale_after_ns, stale_b = b.stale_after_ns;
+    const uint64_t stale_a = value(a.stale_after_ns), stale_b = value(b.stale_after_ns);
     if (std::max(time_a, time_b) <= threshold_ * std::min(time_a, time_b)) return out_a < out_b;
     const bool idle_a = out_a == 0, idle_b = out_b == 0;
     if ((idle_a && stale_a < now) || (idle_b && stale_b < now) || (idle_a && idle_b))
@@ -210,9 +216,9 @@ class historical_service_time final : public path_selector {
     const bool loser_is_stale = cost_a < cost_b ? stale_b < now : stale_a < now;
     return loser_is_stale ? out_a < out_b : cost_a < cost_b;
   }
-  path_list::iterator best_of(path_list& valid, uint64_t) noexcept override {
-    valid_count_.store(valid.size(), std::memory_order_relaxed);
-    const uint64_t now = now_ns();
+  path_list::iterator best_of(path_list& valid, uint64_t, block::moment& moment) noexcept override {
+    if (value(valid_count_) != valid.size()) set(valid_count_, valid.size());
+    const uint64_t now = moment.ns();
     auto best = valid.begin();
     for (auto i = std::next(best); i != valid.end(); ++i)
       if (better(**i, **best, now)) best = i;
@@ -268,7 +274,7 @@ class io_affinity final : public path_selector {
     return c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c;
   }
 
-  path_list::iterator best_of(path_list& valid, uint64_t) noexcept override {
+  path_list::iterator best_of(path_list& valid, uint64_t, block::moment&) noexcept override {
     const unsigned here = rt::reactor::current().index();
     const auto own = std::find_if(valid.begin(), valid.end(), [here](const multipath_path* p) {
       return here < p->reactors.size() && p->reactors[here];

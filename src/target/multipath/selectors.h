@@ -44,16 +44,19 @@ class path_selector {
   // A path's words of the table. The failure's text is the kernel's.
   virtual base::outcome<void> add_path(multipath_path& p,
                                        const std::vector<std::string>& words) = 0;
-  // REQUIRES: `valid` is not empty. Takes the choice to the list's end.
-  multipath_path& choose(path_list& valid, uint64_t bytes) noexcept {
-    const auto best = best_of(valid, bytes);
+  // REQUIRES: `valid` is not empty. Takes the choice to the list's end. `now` here and below is
+  // the request's moment, shared with all others who measure it.
+  multipath_path& choose(path_list& valid, uint64_t bytes, block::moment& now) noexcept {
+    const auto best = best_of(valid, bytes, now);
     valid.splice(valid.end(), valid, best);
     return *valid.back();
   }
   // Around a request. start() returns what end() needs to know, in token_bits.
   static constexpr unsigned token_bits = 44;
-  virtual uint64_t start(multipath_path&, uint64_t /*bytes*/) noexcept { return 0; }
-  virtual void end(multipath_path&, uint64_t /*token*/) noexcept {}
+  virtual uint64_t start(multipath_path&, uint64_t /*bytes*/, block::moment& /*now*/) noexcept {
+    return 0;
+  }
+  virtual void end(multipath_path&, uint64_t /*token*/, block::moment& /*now*/) noexcept {}
   // Where a path that is reinstated comes into the list.
   virtual bool reinstates_in_front() const noexcept { return false; }
 
@@ -65,7 +68,8 @@ class path_selector {
   virtual std::string info_text(const multipath_path& p) const = 0;
 
  protected:
-  virtual path_list::iterator best_of(path_list& valid, uint64_t bytes) noexcept = 0;
+  virtual path_list::iterator best_of(path_list& valid, uint64_t bytes,
+                                      block::moment& now) noexcept = 0;
 };
 
 // Errors, with the kernel's texts: unknown type, wrong arguments of the selector.
