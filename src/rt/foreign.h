@@ -10,14 +10,15 @@
 #include <memory>
 #include <utility>
 
+#include "rt/call_thread.h"
 #include "rt/reactor.h"
 
 namespace lbd::rt {
 
-// One call. Made by new on a reactor; what the library reads and writes during the call belongs to
-// it (a derived class) and not to the caller wherever there is a deadline, because a call that was
-// given up goes on. Whoever awaited its end deletes it; the library's thread does if it was given
-// up.
+// One call. Made by new on a reactor, and begun there or, where beginning may block, by begin_on().
+// What the library reads and writes during the call belongs to it (a derived class) and not to the
+// caller wherever there is a deadline, because a call that was given up goes on. Whoever awaited
+// its end deletes it; the thread that ends it does if it was given up.
 class foreign_call : private message {
  public:
   // `late`: counts calls that were given up and have not ended.
@@ -26,6 +27,18 @@ class foreign_call : private message {
   virtual ~foreign_call() = default;
   foreign_call(const foreign_call&) = delete;
   foreign_call& operator=(const foreign_call&) = delete;
+
+  // Lets begin() run on that thread, unless the call has been given up by then.
+  void begin_on(call_thread& where) noexcept {
+    run = [](message& m) {
+      auto& call = static_cast<foreign_call&>(m);
+      if (call.state_.load(std::memory_order_acquire) == state::given_up)
+        call.finish();
+      else
+        call.begin();
+    };
+    where.post(*this);
+  }
 
   // Any thread, once, when the result has been stored; the object may be gone afterwards.
   void finish() noexcept {
@@ -73,6 +86,10 @@ class foreign_call : private message {
     bool ended_ = false;
   };
   end ended(uint64_t due_ns) noexcept { return end(*this, due_ns); }
+
+ protected:
+  // Calls the library; comes to finish() by its answer, or here if there will be none.
+  virtual void begin() noexcept { finish(); }
 
  private:
   enum class state : uint8_t { waiting, finished, given_up };

@@ -116,6 +116,79 @@ TEST(foreign, answers_race_with_deadlines) {
   while (late->load() != 0) std::this_thread::yield();
 }
 
+// A call that notes when and where it begins.
+struct noted_call final : foreign_call {
+  explicit noted_call(std::vector<int>& log, int n, latch* hang = nullptr)
+      : begun(log), number(n), hangs(hang) {}
+  void begin() noexcept override {
+    if (hangs != nullptr) hangs->wait();
+    begun.push_back(number);
+    on_reactor = reactor::on_reactor();
+    finish();
+  }
+  std::vector<int>& begun;  // only the call thread adds
+  const int number;
+  latch* const hangs;
+  bool on_reactor = true;
+};
+
+task<bool> begin_one(call_thread& calls, std::vector<int>& log, int number) {
+  auto* c = new noted_call(log, number);
+  c->begin_on(calls);
+  const bool ended = co_await c->ended(0);
+  const bool elsewhere = !c->on_reactor;
+  delete c;
+  co_return ended&& elsewhere;
+}
+task<bool> begin_many(call_thread& calls, std::vector<int>& log, int count) {
+  std::vector<task<bool>> all;
+  for (int i = 0; i < count; ++i) all.push_back(begin_one(calls, log, i));
+  bool good = true;
+  for (bool b : co_await when_all(std::move(all))) good = good && b;
+  co_return good;
+}
+
+TEST(foreign, calls_begin_elsewhere_and_in_order) {
+  auto rt = start(1);
+  call_thread calls;
+  std::vector<int> begun;
+  for (int round = 0; round < 200; ++round) {
+    begun.clear();
+    ASSERT_TRUE(rt->run_until(begin_many(calls, begun, 1 + round % 5)));
+    for (int i = 0; i < 1 + round % 5; ++i) EXPECT_EQ(begun.at(i), i);
+  }
+}
+
+task<bool> begin_behind_a_hanging_one(call_thread& calls, std::vector<int>& log, latch& hangs,
+                                      std::shared_ptr<int> kept) {
+  struct second final : foreign_call {
+    void begin() noexcept override { std::abort(); }
+    std::shared_ptr<int> kept;
+  };
+  auto* first = new noted_call(log, 1, &hangs);
+  auto* behind = new second;
+  behind->kept = std::move(kept);
+  first->begin_on(calls);
+  behind->begin_on(calls);
+  const bool ended = co_await behind->ended(reactor::current().now_ns() + 5'000'000);
+  hangs.open();
+  const bool first_ended = co_await first->ended(0);
+  delete first;
+  co_return !ended && first_ended;
+}
+
+TEST(foreign, a_call_given_up_before_its_turn_never_begins) {
+  auto rt = start(1);
+  latch hangs;
+  std::vector<int> begun;
+  auto kept = std::make_shared<int>(1);
+  auto calls = std::make_unique<call_thread>();
+  EXPECT_TRUE(rt->run_until(begin_behind_a_hanging_one(*calls, begun, hangs, kept)));
+  calls.reset();  // what was posted still gets its turn
+  while (kept.use_count() > 1) std::this_thread::yield();
+  EXPECT_EQ(begun, std::vector<int>{1});
+}
+
 TEST(foreign, a_runtime_shares_one_object_of_a_kind) {
   auto rt = start(1);
   rt->shared<std::atomic<int>>() = 7;

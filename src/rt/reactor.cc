@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "rt/call_thread.h"
+
 namespace lbd::rt {
 
 thread_local reactor* reactor::current_ = nullptr;
@@ -55,19 +57,11 @@ void reactor::stop_timer(timer& t) noexcept {
 }
 
 void reactor::run_messages() {
-  message* list = posted_.exchange(nullptr, std::memory_order_acquire);
-  // The list is newest first; messages run in the order in which they were posted.
-  message* in_order = nullptr;
-  while (list != nullptr) {
-    message* next = list->next;
-    list->next = in_order;
-    in_order = list;
-    list = next;
-  }
-  while (in_order != nullptr) {
-    message* next = in_order->next;
-    in_order->run(*in_order);
-    in_order = next;
+  message* m = oldest_first(posted_.exchange(nullptr, std::memory_order_acquire));
+  while (m != nullptr) {
+    message* next = m->next;
+    m->run(*m);
+    m = next;
   }
 }
 

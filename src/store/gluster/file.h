@@ -23,6 +23,8 @@ inline constexpr uint64_t request_bytes = uint64_t{4} << 20;
 inline constexpr uint64_t zeroes_bytes = uint64_t{256} << 20;
 // Requests of one file and reactor that are with the library; others wait.
 inline constexpr unsigned requests_per_reactor = 128;
+// Reads of one file that were given up and have not ended; above it reads fail at once.
+inline constexpr uint64_t most_late_reads = 64;
 // Copies of unsynced writes per file: from the first on a sync begins by itself, from the second on
 // writes wait for it.
 inline constexpr uint64_t unsynced_bytes = uint64_t{16} << 20;

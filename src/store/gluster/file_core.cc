@@ -19,55 +19,53 @@ namespace {
 using rt::task;
 using kind = gluster_request::kind;
 
-// One call of the library. It owns what the library touches where a deadline may pass first; a
-// read without a deadline goes straight to where it is wanted.
+// One call of the library, which may block in the beginning of any (while it changes its
+// translators for new options of the volume). It owns what the library touches where a deadline may
+// pass first; a read without a deadline goes straight to where it is wanted.
 class library_call final : public rt::foreign_call {
  public:
   library_call(std::shared_ptr<gluster_fd> fd, gluster_request what)
-      : foreign_call(what.what == kind::read ? nullptr : fd->late),
+      : foreign_call(what.what == kind::read ? fd->late_reads : fd->late),
         request(std::move(what)),
         fd_(std::move(fd)) {}
-
-  // 0, or errno: the call has not begun then.
-  int begin() noexcept {
-    const gfapi& api = fd_->api();
-    glfs_fd* fd = fd_->get();
-    const auto offset = static_cast<off_t>(request.offset);
-    const auto length = static_cast<off_t>(request.length);
-    int rc = -1;
-    errno = 0;
-    switch (request.what) {
-      case kind::read:
-        rc = api.preadv_async(fd, request.to.data(), static_cast<int>(request.to.size()), offset, 0,
-                              ended_there, this);
-        break;
-      case kind::write: {
-        const iovec v{request.bytes.data(), request.length};
-        rc = api.pwritev_async(fd, &v, 1, offset, 0, ended_there, this);
-        break;
-      }
-      case kind::sync:
-        rc = api.fdatasync_async(fd, ended_there, this);
-        break;
-      case kind::resize:
-        rc = api.ftruncate_async(fd, length, ended_there, this);
-        break;
-      case kind::zero:
-        rc = api.zerofill_async(fd, offset, length, ended_there, this);
-        break;
-      case kind::discard:
-        rc = api.discard_async(fd, offset, request.length, ended_there, this);
-        break;
-    }
-    if (rc == 0) return 0;
-    return errno != 0 ? errno : EIO;
-  }
 
   gluster_request request;
   iovec own{};  // of a read with a deadline
   int64_t result = 0;
 
  private:
+  void begin() noexcept override {
+    errno = 0;
+    if (ask() == 0) return;
+    result = errno != 0 ? -errno : -EIO;
+    finish();
+  }
+
+  int ask() noexcept {
+    const gfapi& api = fd_->api();
+    glfs_fd* fd = fd_->get();
+    const auto offset = static_cast<off_t>(request.offset);
+    const auto length = static_cast<off_t>(request.length);
+    switch (request.what) {
+      case kind::read:
+        return api.preadv_async(fd, request.to.data(), static_cast<int>(request.to.size()), offset,
+                                0, ended_there, this);
+      case kind::write: {
+        const iovec v{request.bytes.data(), request.length};
+        return api.pwritev_async(fd, &v, 1, offset, 0, ended_there, this);
+      }
+      case kind::sync:
+        return api.fdatasync_async(fd, ended_there, this);
+      case kind::resize:
+        return api.ftruncate_async(fd, length, ended_there, this);
+      case kind::zero:
+        return api.zerofill_async(fd, offset, length, ended_there, this);
+      case kind::discard:
+        return api.discard_async(fd, offset, request.length, ended_there, this);
+    }
+    return -1;
+  }
+
   static void ended_there(glfs_fd*, ssize_t ret, glfs_stat*, glfs_stat*, void* data) {
     auto* call = static_cast<library_call*>(data);
     const int error = errno;
@@ -134,6 +132,14 @@ void gluster_file_core::note(const char* what, int64_t result) noexcept {
                                  " failed: " + base::to_string(static_cast<base::errc>(-result)));
 }
 
+// Of what was given up and has not ended. A change may still reach the servers: nothing newer may
+// overtake it. Reads hold memory.
+bool gluster_file_core::too_much_late(bool reads) const noexcept {
+  if (reads)
+    return fd_->late_reads->load(std::memory_order_acquire) >= gluster_bounds::most_late_reads;
+  return fd_->late->load(std::memory_order_acquire) != 0;
+}
+
 task<gluster_answer> gluster_file_core::call(gluster_request what) {
   gluster_answer answer;
   slot& s = slots_[rt::reactor::current().index()];
@@ -142,22 +148,20 @@ task<gluster_answer> gluster_file_core::call(gluster_request what) {
   const bool reads = what.what == kind::read;
   const uint64_t due = due_ns();
   co_await s.requests.acquire();
-  // A change that was given up may still reach the servers: nothing newer may overtake it.
-  if (!reads && fd_->late->load(std::memory_order_acquire) != 0) {
+  if (too_much_late(reads)) {
     s.requests.release(1);
     answer.result = -ETIMEDOUT;
     co_return answer;
   }
   auto* c = new library_call(fd_, std::move(what));
   if (reads && due != 0) use_own_memory(*c);
-  const int error = c->begin();
-  bool ended = true;
-  if (error == 0) ended = co_await c->ended(due);
+  c->begin_on(fd_->volume().calls());
+  const bool ended = co_await c->ended(due);
   s.requests.release(1);
   if (!ended) {
     answer.result = -ETIMEDOUT;
   } else {
-    answer.result = error != 0 ? -error : c->result;
+    answer.result = c->result;
     if (reads && due != 0 && answer.result > 0)
       block::copy_to(to, c->request.bytes.first(static_cast<size_t>(answer.result)));
     answer.bytes = std::move(c->request.bytes);

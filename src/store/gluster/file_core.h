@@ -62,6 +62,7 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::task<bool> trim_here();
   // Calls the library and waits, at most the time that requests have.
   rt::task<gluster_answer> call(gluster_request what);
+  bool too_much_late(bool reads) const noexcept;
   void look_for_loss(bool reads, int64_t result) noexcept;
   void note(const char* what, int64_t result) noexcept;
   uint64_t due_ns() const noexcept;

@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "rt/blocking.h"
+#include "rt/call_thread.h"
 #include "rt/runtime.h"
 #include "rt/sync.h"
 #include "store/gluster/gfapi.h"
@@ -30,18 +31,24 @@ class gluster_volume : public std::enable_shared_from_this<gluster_volume> {
   glfs* fs() const noexcept { return fs_; }
   // For the calls that block.
   rt::blocking_threads& threads() const noexcept { return *threads_; }
+  // Where requests begin: beginning one may block, too, and holds up this volume only.
+  rt::call_thread& calls() noexcept { return calls_; }
 
  private:
   const gfapi& api_;
   glfs* const fs_;
   const std::shared_ptr<rt::blocking_threads> threads_;
+  rt::call_thread calls_;
 };
 
 // An open file or folder. The last owner may be any thread: closing is left to one that may block.
 class gluster_fd {
  public:
   gluster_fd(std::shared_ptr<gluster_volume> volume, glfs_fd* fd)
-      : late(std::make_shared<std::atomic<uint64_t>>(0)), volume_(std::move(volume)), fd_(fd) {}
+      : late(std::make_shared<std::atomic<uint64_t>>(0)),
+        late_reads(std::make_shared<std::atomic<uint64_t>>(0)),
+        volume_(std::move(volume)),
+        fd_(fd) {}
   ~gluster_fd();
   gluster_fd(const gluster_fd&) = delete;
   gluster_fd& operator=(const gluster_fd&) = delete;
@@ -52,8 +59,8 @@ class gluster_fd {
   // The caller closes it now; nothing else is asked of it from here on.
   glfs_fd* release() noexcept { return fd_.exchange(nullptr); }
 
-  // Calls that change the file, were given up and have not ended.
-  const std::shared_ptr<std::atomic<uint64_t>> late;
+  // Calls that were given up and have not ended: those that change the file, and reads.
+  const std::shared_ptr<std::atomic<uint64_t>> late, late_reads;
 
  private:
   const std::shared_ptr<gluster_volume> volume_;
