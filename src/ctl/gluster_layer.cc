@@ -24,18 +24,31 @@ open_layer as_change_layer(const uri::gluster_source& from, const char* kind, bo
   return out;
 }
 
-}  // namespace
-
-task<outcome<open_layer>> open_gluster_flat(rt::runtime& runtime, uri::gluster_source from,
-                                            bool writable) {
-  CO_TRY(auto device, co_await store::gluster_device::open(runtime, from, writable));
+open_layer as_flat_layer(const uri::gluster_source& from, bool writable,
+                         std::unique_ptr<store::gluster_device> device) {
   open_layer out;
   out.kind = "gluster";
   out.path = uri::to_text(from);
   out.writable = writable;
   out.gluster = std::move(device);
   out.flat = out.gluster;
-  co_return out;
+  return out;
+}
+
+}  // namespace
+
+task<outcome<open_layer>> open_gluster_flat(rt::runtime& runtime, uri::gluster_source from,
+                                            bool writable, bool lock) {
+  const auto how = lock ? store::gluster_lock::yes : store::gluster_lock::no;
+  CO_TRY(auto device, co_await store::gluster_device::open(runtime, from, writable, how));
+  co_return as_flat_layer(from, writable, std::move(device));
+}
+
+task<outcome<open_layer>> make_gluster_flat(rt::runtime& runtime, std::string text,
+                                            uint64_t size_bytes) {
+  CO_TRY(const uri::gluster_source from, uri::parse_gluster(text));
+  CO_TRY(auto device, co_await store::gluster_device::make(runtime, from, size_bytes));
+  co_return as_flat_layer(from, true, std::move(device));
 }
 
 task<outcome<open_layer>> open_gluster_change_file(rt::runtime& runtime, std::string text,

@@ -12,9 +12,13 @@
 
 namespace lbd::ctl {
 
-// An image as it is, byte for byte.
+// An image as it is, byte for byte; `lock`: one writer or several readers, of all hosts.
 rt::task<base::outcome<open_layer>> open_gluster_flat(rt::runtime& runtime,
-                                                      uri::gluster_source from, bool writable);
+                                                      uri::gluster_source from, bool writable,
+                                                      bool lock);
+// A new one, all zeros. Errors: exist; nothing stays of it after others.
+rt::task<base::outcome<open_layer>> make_gluster_flat(rt::runtime& runtime, std::string text,
+                                                      uint64_t size_bytes);
 // A change file (qcow2) named by its URI.
 rt::task<base::outcome<open_layer>> open_gluster_change_file(rt::runtime& runtime, std::string text,
                                                              bool writable);

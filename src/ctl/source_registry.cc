@@ -284,7 +284,10 @@ rt::task<outcome<std::shared_ptr<source_registry::use>>> source_registry::open_n
     CO_TRY(made->stack, co_await served_stack::open(runtime_, std::move(spec), {}, &abandoned_));
   } else {
     if (e->is_file()) CO_CHECK(e->lock(writable));
-    const source_options how{writable, e->is_file(), &abandoned_};
+    // Of an image on Gluster that is read here the readers have the lock: a writer that joins them
+    // goes without.
+    const bool locked = e->is_file() || !e->reader.expired();
+    const source_options how{writable, locked, &abandoned_};
     CO_TRY(made->layer, co_await open_source(runtime_, e->what.source, how));
   }
   if (writable && made->device().limits().read_only)

@@ -76,7 +76,7 @@ class opener {
     }
     if (const auto* memory = std::get_if<uri::memory_source>(&from)) co_return open_memory(*memory);
     if (const auto* image = std::get_if<uri::gluster_source>(&from))
-      co_return co_await open_gluster_flat(runtime_, *image, writable_);
+      co_return co_await open_gluster_flat(runtime_, *image, writable_, lock_files_);
     co_return open_null(std::get<uri::null_source>(from));
   }
 

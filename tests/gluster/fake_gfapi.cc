@@ -27,8 +27,16 @@ namespace {
 
 using clock_type = std::chrono::steady_clock;
 
+struct fake_lock {
+  const void* connection;
+  std::string owner;
+  off_t begin, end;
+  short type;
+};
+
 struct fake_file {
   std::string now, durable;
+  std::vector<fake_lock> locks;
 };
 
 struct rule {
@@ -53,6 +61,7 @@ struct glfs_stat;  // nobody looks inside
 struct glfs_fd {
   glfs* fs = nullptr;
   std::shared_ptr<fake_file> file;
+  std::string owner;
   // Of a folder.
   std::vector<std::string> names;
   size_t next = 0;
@@ -169,6 +178,10 @@ int request(const char* name, glfs_fd* fd, callback done, void* data, size_t len
     errno = how.value;
     return -1;
   }
+  if (how.action == "stall") {
+    const uint64_t turn = s.counts["release"];
+    s.changed.wait(lock, [&] { return s.counts["release"] != turn; });
+  }
   s.most_in_flight = std::max(s.most_in_flight, ++s.in_flight);
   job j;
   j.run = [=, &s] {
@@ -281,8 +294,51 @@ glfs_fd* glfs_creat(glfs* fs, const char* path, int flags, mode_t) {
   return fd;
 }
 
+int glfs_fd_set_lkowner(glfs_fd* fd, void* owner, int length) {
+  if (refused("fd_set_lkowner")) return -1;
+  fd->owner.assign(static_cast<const char*>(owner), static_cast<size_t>(length));
+  return 0;
+}
+
+int glfs_posix_lock(glfs_fd* fd, int command, struct flock* l) {
+  if (refused("posix_lock")) return -1;
+  const std::lock_guard lock(the().mutex);
+  if (command != F_SETLK || fd->owner.empty()) {
+    errno = EINVAL;
+    return -1;
+  }
+  const fake_lock wanted{fd->fs, fd->owner, l->l_start, l->l_start + l->l_len, l->l_type};
+  std::vector<fake_lock> after;
+  for (const fake_lock& held : fd->file->locks) {
+    const bool overlaps = held.begin < wanted.end && wanted.begin < held.end;
+    if (!overlaps || held.connection != wanted.connection || held.owner != wanted.owner) {
+      const bool exclusive = held.type == F_WRLCK || wanted.type == F_WRLCK;
+      if (overlaps && exclusive && wanted.type != F_UNLCK) {
+        errno = EAGAIN;
+        return -1;
+      }
+      after.push_back(held);
+      continue;
+    }
+    fake_lock left = held, right = held;
+    left.end = wanted.begin;
+    right.begin = wanted.end;
+    if (left.begin < left.end) after.push_back(left);
+    if (right.begin < right.end) after.push_back(right);
+  }
+  if (wanted.type != F_UNLCK) after.push_back(wanted);
+  fd->file->locks = std::move(after);
+  return 0;
+}
+
 int glfs_close(glfs_fd* fd) {
   const bool fails = refused("close");
+  {
+    const std::lock_guard lock(the().mutex);
+    std::erase_if(fd->file->locks, [fd](const fake_lock& held) {
+      return held.connection == fd->fs && held.owner == fd->owner;
+    });
+  }
   delete fd;
   return fails ? -1 : 0;
 }

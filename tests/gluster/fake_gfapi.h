@@ -18,6 +18,7 @@ void fake_reset();
 //   refuse ERRNO   the call itself returns -1; no request begins
 //   delay MS       the answer comes that much later
 //   hold           the answer waits for fake_release()
+//   stall          the call itself waits for fake_release(), then it begins
 //   short BYTES    a read or write does only that many bytes
 //   inline         the answer comes inside the call, on the caller's thread
 //   keep ERRNO     the request is done and fails all the same

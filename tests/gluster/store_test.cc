@@ -1,134 +1,18 @@
 // SPDX-License-Identifier: MIT
-// The store over a library of our own that fails, delays, reorders, holds and loses as told.
-#include "store/gluster/gluster.h"
-
-#include <dlfcn.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
+// Opening, locking, data, change files and images at rest.
 #include <unistd.h>
 
-#include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <random>
-#include <thread>
 
-#include "base/log.h"
-#include "fake_gfapi.h"
-#include "store/gluster/unsynced.h"
+#include "block/image_lock.h"
 #include "store/gluster/volume.h"
 #include "store/qcow2/change_file.h"
+#include "store_fixture.h"
 
 namespace lbd::store {
 namespace {
-
-using base::errc;
-using base::outcome;
-using base::result;
-using rt::task;
-using testing::HasSubstr;
-
-using device_ptr = std::unique_ptr<gluster_device>;
-
-// The fake's controls.
-struct controls {
-  decltype(&fake_reset) reset;
-  decltype(&fake_rule) rule;
-  decltype(&fake_clear_rules) clear_rules;
-  decltype(&fake_release) release;
-  decltype(&fake_reorder) reorder;
-  decltype(&fake_crash) crash;
-  decltype(&fake_put) put;
-  decltype(&fake_get) get;
-  decltype(&fake_count) count;
-  decltype(&fake_most_in_flight) most_in_flight;
-  decltype(&fake_connections) connections;
-  decltype(&fake_had_option) had_option;
-  decltype(&fake_servers) servers;
-};
-
-template <class F>
-void find(void* library, F& f, const char* name) {
-  f = reinterpret_cast<F>(::dlsym(library, name));
-  ASSERT_NE(f, nullptr) << name;
-}
-
-const controls& fake() {
-  static const controls c = [] {
-    controls out{};
-    void* library = ::dlopen(LBD_FAKE_GFAPI, RTLD_NOW | RTLD_LOCAL);
-    EXPECT_NE(library, nullptr);
-    find(library, out.reset, "fake_reset");
-    find(library, out.rule, "fake_rule");
-    find(library, out.clear_rules, "fake_clear_rules");
-    find(library, out.release, "fake_release");
-    find(library, out.reorder, "fake_reorder");
-    find(library, out.crash, "fake_crash");
-    find(library, out.put, "fake_put");
-    find(library, out.get, "fake_get");
-    find(library, out.count, "fake_count");
-    find(library, out.most_in_flight, "fake_most_in_flight");
-    find(library, out.connections, "fake_connections");
-    find(library, out.had_option, "fake_had_option");
-    find(library, out.servers, "fake_servers");
-    return out;
-  }();
-  return c;
-}
-
-uri::gluster_source source(const std::string& text) {
-  auto s = uri::parse_gluster(text);
-  EXPECT_TRUE(s) << text;
-  return *s;
-}
-
-std::string content(const char* volume, const char* path) {
-  const int64_t size = fake().get(volume, path, nullptr, 0);
-  if (size < 0) return "(missing)";
-  std::string out(static_cast<size_t>(size), '?');
-  fake().get(volume, path, out.data(), out.size());
-  return out;
-}
-
-// Drops a line of the log that a test provokes.
-class gluster_store : public testing::TestWithParam<rt::backend> {
- protected:
-  void SetUp() override {
-    ::setenv("LBD_GFAPI", LBD_FAKE_GFAPI, 1);
-    base::set_log_level(base::log_level::off);
-    fake().reset();
-    put("v", "a", 1 << 20);
-    start(2);
-  }
-  // Connections end in the background: the next test counts only its own calls.
-  void TearDown() override {
-    fake().clear_rules();
-    rt_.reset();
-    for (int i = 0; i < 10'000 && fake().connections() != 0; ++i) {
-      fake().release();
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    EXPECT_EQ(fake().connections(), 0u);
-  }
-
-  void start(unsigned reactors) {
-    auto rt = rt::runtime::start({.reactors = reactors, .how = GetParam()});
-    ASSERT_TRUE(rt);
-    rt_ = *std::move(rt);
-  }
-  static void put(const char* volume, const char* path, size_t length) {
-    const std::string zeros(length, '\0');
-    fake().put(volume, path, zeros.data(), zeros.size());
-  }
-  device_ptr open(const std::string& text = "gluster://h/v/a", bool writable = true) {
-    auto d = rt_->run_until(gluster_device::open(*rt_, source(text), writable));
-    EXPECT_TRUE(d) << d.error().message;
-    return d ? *std::move(d) : nullptr;
-  }
-
-  std::unique_ptr<rt::runtime> rt_;
-};
 
 INSTANTIATE_TEST_SUITE_P(all, gluster_store,
                          testing::Values(rt::backend::threads, rt::backend::automatic),
@@ -136,27 +20,13 @@ INSTANTIATE_TEST_SUITE_P(all, gluster_store,
                            return p.param == rt::backend::threads ? "threads" : "automatic";
                          });
 
-task<result<void>> write(gluster_device& d, uint64_t offset, std::string bytes,
-                         uint32_t flags = 0) {
-  const iovec v{bytes.data(), bytes.size()};
-  block::io_opts io;
-  io.flags = flags;
-  co_return co_await d.write(offset, rt::segments(&v, 1), io);
-}
-task<std::string> read(gluster_device& d, uint64_t offset, size_t length) {
-  std::string out(length, '?');
-  const iovec v{out.data(), out.size()};
-  const auto done = co_await d.read(offset, rt::segments(&v, 1), {});
-  if (!done) co_return "error " + std::to_string(static_cast<int>(done.error().code));
-  co_return out;
-}
-
 // ---- Opening
 
 TEST_P(gluster_store, what_makes_writes_safe_is_set_before_init) {
   const auto d = open();
   EXPECT_TRUE(fake().had_option("*-write-behind", "pass-through", "true"));
-  const auto behind = open("gluster://h/v/a?write-behind=on");
+  put("w", "a", 512);
+  const auto behind = open("gluster://h/w/a?write-behind=on");
   EXPECT_TRUE(fake().had_option("*-write-behind", "resync-failed-syncs-after-fsync", "on"));
 }
 
@@ -170,7 +40,7 @@ TEST_P(gluster_store, several_servers_are_asked_in_order) {
 
 task<std::vector<device_ptr>> open_many(rt::runtime& rt, std::vector<std::string> texts) {
   std::vector<task<outcome<device_ptr>>> tasks;
-  for (const auto& t : texts) tasks.push_back(gluster_device::open(rt, source(t), true));
+  for (const auto& t : texts) tasks.push_back(gluster_device::open(rt, source(t), false));
   std::vector<device_ptr> out;
   for (auto& d : co_await rt::when_all(std::move(tasks)))
     if (d) out.push_back(*std::move(d));
@@ -218,6 +88,57 @@ TEST_P(gluster_store, servers_that_say_nothing_hold_up_nobody_else) {
   EXPECT_THAT(hung.error().message, HasSubstr("no answer in 1 s"));
   EXPECT_NE(open("gluster://h/w/a"), nullptr);
   fake().release();
+}
+
+// ---- Locks
+
+// "" or what an attempt to open says.
+std::string refusal(rt::runtime& rt, const std::string& text, bool writable) {
+  auto d = rt.run_until(gluster_device::open(rt, source(text), writable));
+  return d ? std::string() : d.error().message;
+}
+
+TEST_P(gluster_store, one_writer_or_several_readers) {
+  const std::string image = "gluster://h/v/a", from_elsewhere = "gluster://other/v/a";
+  {
+    const auto reader = open(image, false), another = open(from_elsewhere, false);
+    EXPECT_THAT(refusal(*rt_, image, true), HasSubstr("'gluster://h:24007/v/a' is in use by"));
+    EXPECT_THAT(refusal(*rt_, from_elsewhere, true), HasSubstr("in use by another program"));
+  }
+  const auto writer = open(image);  // waits until the readers are closed
+  EXPECT_THAT(refusal(*rt_, from_elsewhere, true), HasSubstr("in use by another program"));
+  EXPECT_THAT(refusal(*rt_, from_elsewhere, false), HasSubstr("is open for writing in another"));
+  // Without a lock of its own: the caller has one already.
+  EXPECT_TRUE(
+      rt_->run_until(gluster_device::open(*rt_, source(from_elsewhere), true, gluster_lock::no)));
+}
+
+TEST_P(gluster_store, a_writer_becomes_a_reader) {
+  const auto writer = open();
+  rt::file& file = writer->file();
+  EXPECT_TRUE(block::holds_write_lock(file));
+  block::downgrade_image_lock(file);
+  EXPECT_FALSE(block::holds_write_lock(file));
+  EXPECT_EQ(refusal(*rt_, "gluster://other/v/a", false), "");  // waits for that
+  EXPECT_THAT(refusal(*rt_, "gluster://other/v/a", true), HasSubstr("in use by another program"));
+}
+
+TEST_P(gluster_store, servers_that_cannot_lock_serve_all_the_same) {
+  fake().rule("posix_lock fail 38");
+  const auto one = open(), another = open("gluster://other/v/a");
+  EXPECT_NE(one, nullptr);
+  EXPECT_NE(another, nullptr);
+}
+
+TEST_P(gluster_store, an_image_in_use_grows_and_does_not_shrink) {
+  const auto d = open();
+  EXPECT_TRUE(
+      rt_->run_until(resize_gluster_image(*rt_, source("gluster://h/v/a"), 2 << 20, false)));
+  const auto shrunk =
+      rt_->run_until(resize_gluster_image(*rt_, source("gluster://h/v/a"), 4096, true));
+  ASSERT_FALSE(shrunk);
+  EXPECT_THAT(shrunk.error().message, HasSubstr("in use by another program"));
+  EXPECT_EQ(content("v", "a").size(), 2u << 20);
 }
 
 // ---- Data
@@ -403,15 +324,6 @@ TEST_P(gluster_store, the_library_gets_a_bounded_number_of_requests) {
   EXPECT_GT(fake().most_in_flight(), gluster_bounds::requests_per_reactor / 4);
 }
 
-task<bool> write_much(gluster_device& d, unsigned mebibytes) {
-  for (unsigned i = 0; i < mebibytes; ++i) {
-    const std::string bytes(1 << 20, static_cast<char>('a' + i % 26));
-    const auto done = co_await write(d, 0, bytes);
-    if (!done) co_return false;
-  }
-  co_return true;
-}
-
 TEST_P(gluster_store, unsynced_writes_are_synced_before_their_copies_are_many) {
   const auto d = open();
   EXPECT_TRUE(rt_->run_until(write_much(*d, 200)));
@@ -424,241 +336,10 @@ TEST_P(gluster_store, closing_waits_for_a_sync_that_began_by_itself) {
   EXPECT_TRUE(rt_->run_until(write_much(*d, 20)));
   EXPECT_EQ(fake().count("fdatasync"), 1u);
   rt_->run_until(d->close());
-  EXPECT_EQ(fake().count("close"), 1u);
+  EXPECT_EQ(fake().count("close"), 2u);  // of the image and of its lock
   d.reset();
   rt_.reset();
   EXPECT_EQ(fake().count("fdatasync"), 1u);
-}
-
-// ---- Failing servers
-
-TEST_P(gluster_store, a_failed_sync_is_made_good_by_the_next) {
-  const auto d = open();
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, std::string(1000, 'a'))));
-  ASSERT_TRUE(rt_->run_until(write(*d, 500, std::string(1000, 'b'))));
-  ASSERT_TRUE(rt_->run_until(write(*d, 250, std::string(500, 'c'))));
-  ASSERT_TRUE(rt_->run_until(d->write_zeroes(300, 100, {})));
-  fake().rule("fdatasync fail 107 times 2");
-  EXPECT_EQ(code_of(rt_->run_until(d->flush({}))), errc::not_connected);
-  fake().crash();
-  EXPECT_EQ(content("v", "a").substr(0, 2000), std::string(2000, '\0'));
-  EXPECT_EQ(code_of(rt_->run_until(d->flush({}))), errc::not_connected);
-  fake().crash();
-  EXPECT_TRUE(rt_->run_until(d->flush({})));
-  fake().crash();
-  const std::string wanted = std::string(250, 'a') + std::string(50, 'c') + std::string(100, '\0') +
-                             std::string(350, 'c') + std::string(750, 'b') + std::string(500, '\0');
-  EXPECT_EQ(content("v", "a").substr(0, 2000), wanted);
-}
-
-TEST_P(gluster_store, writing_again_never_shows_old_bytes) {
-  const auto d = open();
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, std::string(4096, '1'))));
-  ASSERT_TRUE(rt_->run_until(write(*d, 1024, std::string(1024, '2'))));
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, std::string(4096, '3'))));
-  fake().rule("fdatasync fail 107 times 1");
-  EXPECT_FALSE(rt_->run_until(d->flush({})));
-  // The servers go away again after the first write.
-  fake().rule("pwritev fail 107 skip 1");
-  (void)rt_->run_until(d->flush({}));
-  EXPECT_EQ(rt_->run_until(read(*d, 0, 4096)), std::string(4096, '3'));
-}
-
-TEST_P(gluster_store, what_servers_lost_before_a_request_failed_is_written_again) {
-  const auto d = open();
-  for (const char* rule : {"pwritev fail 107 times 1", "preadv fail 107 times 1",
-                           "pwritev fail 5 times 1", "pwritev fail 30 times 1"}) {
-    ASSERT_TRUE(rt_->run_until(write(*d, 0, rule)));
-    fake().crash();
-    fake().rule(rule);
-    (void)rt_->run_until(write(*d, 4096, "B"));
-    (void)rt_->run_until(read(*d, 0, 1));
-    fake().clear_rules();
-    ASSERT_TRUE(rt_->run_until(write(*d, 4096, "B")));
-    ASSERT_TRUE(rt_->run_until(d->flush({})));
-    fake().crash();
-    EXPECT_EQ(content("v", "a").substr(0, std::strlen(rule)), rule);
-    EXPECT_EQ(content("v", "a").substr(4096, 1), "B");
-  }
-}
-
-TEST_P(gluster_store, writes_fail_when_no_sync_makes_room_for_their_copies) {
-  const auto d = open();
-  fake().rule("fdatasync fail 5");
-  EXPECT_FALSE(rt_->run_until(write_much(*d, 200)));
-  EXPECT_FALSE(rt_->run_until(d->discard(0, 4096, {})));
-  fake().clear_rules();
-  EXPECT_TRUE(rt_->run_until(write(*d, 0, "x")));
-  EXPECT_TRUE(rt_->run_until(d->flush({})));
-}
-
-TEST_P(gluster_store, a_fua_write_whose_sync_fails_fails) {
-  const auto d = open();
-  fake().rule("fdatasync fail 5 times 1");
-  EXPECT_EQ(code_of(rt_->run_until(write(*d, 0, "x", block::io_fua))), errc::io);
-  EXPECT_TRUE(rt_->run_until(write(*d, 0, "y", block::io_fua)));
-}
-
-TEST_P(gluster_store, a_sync_fails_as_long_as_its_changes_cannot_be_written_again) {
-  const auto d = open();
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, "abc")));
-  fake().rule("fdatasync fail 107 times 1");
-  EXPECT_FALSE(rt_->run_until(d->flush({})));
-  fake().crash();
-  fake().rule("pwritev fail 28 times 1");
-  EXPECT_EQ(code_of(rt_->run_until(d->flush({}))), errc::nospc);
-  EXPECT_TRUE(rt_->run_until(d->flush({})));
-  EXPECT_EQ(content("v", "a").substr(0, 3), "abc");
-}
-
-// Writes from both reactors while syncs fail and the servers forget; nothing that a good sync
-// covered may be missing.
-struct writer_state {
-  std::vector<char> last;  // per block
-  bool failed = false;
-};
-task<bool> write_blocks(gluster_device& d, writer_state& s, unsigned first, unsigned rounds) {
-  uint64_t draw = first;
-  for (unsigned i = 0; i < rounds; ++i) {
-    draw = draw * 6364136223846793005u + 1442695040888963407u;
-    const unsigned block = first + static_cast<unsigned>((draw >> 40) % 32) * 2;
-    const char c = static_cast<char>('a' + i % 26);
-    const auto done = co_await write(d, uint64_t{block} * 4096, std::string(4096, c));
-    if (done) s.last[block] = c;
-    if (!done) s.failed = true;
-  }
-  co_return true;
-}
-task<unsigned> flush_often(gluster_device& d, unsigned rounds) {
-  unsigned good = 0;
-  for (unsigned i = 0; i < rounds; ++i) {
-    const auto done = co_await d.flush({});
-    if (done) ++good;
-    co_await rt::sleep_for(std::chrono::microseconds(500));
-  }
-  co_return good;
-}
-task<unsigned> write_on_both(rt::runtime& rt, gluster_device& d, writer_state& s) {
-  struct here {
-    static task<unsigned> even(rt::runtime& rt, gluster_device& d, writer_state& s) {
-      auto work = [&d, &s] { return write_blocks(d, s, 0, 300); };
-      (void)co_await rt::call_on(rt.at(0), work);
-      co_return 0u;
-    }
-    static task<unsigned> odd(rt::runtime& rt, gluster_device& d, writer_state& s) {
-      auto work = [&d, &s] { return write_blocks(d, s, 1, 300); };
-      (void)co_await rt::call_on(rt.at(1), work);
-      co_return 0u;
-    }
-  };
-  std::vector<task<unsigned>> all;
-  all.push_back(here::even(rt, d, s));
-  all.push_back(here::odd(rt, d, s));
-  all.push_back(flush_often(d, 60));
-  unsigned good = 0;
-  for (unsigned n : co_await rt::when_all(std::move(all))) good += n;
-  co_return good;
-}
-
-TEST_P(gluster_store, nothing_answered_is_lost_when_syncs_fail_under_load) {
-  const auto d = open();
-  fake().reorder(1);
-  for (int i = 0; i < 15; ++i)
-    fake().rule(("fdatasync fail 107 times 1 skip " + std::to_string(i)).c_str());
-  writer_state s;
-  s.last.assign(64, '\0');
-  (void)rt_->run_until(write_on_both(*rt_, *d, s));
-  EXPECT_FALSE(s.failed);
-  fake().clear_rules();
-  fake().rule("fdatasync fail 107 times 1");
-  ASSERT_TRUE(rt_->run_until(write(*d, 1 << 19, "x")));
-  EXPECT_FALSE(rt_->run_until(d->flush({})));
-  fake().crash();
-  ASSERT_TRUE(rt_->run_until(d->flush({})));
-  fake().crash();
-  const std::string bytes = content("v", "a");
-  for (unsigned b = 0; b < 64; ++b)
-    EXPECT_EQ(bytes.substr(b * 4096, 4096), std::string(4096, s.last[b])) << b;
-}
-
-TEST_P(gluster_store, servers_go_and_come_back) {
-  const auto d = open();
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, "before")));
-  fake().rule("io fail 107");
-  EXPECT_EQ(code_of(rt_->run_until(write(*d, 0, "during"))), errc::not_connected);
-  EXPECT_EQ(rt_->run_until(read(*d, 0, 6)), "error 107");
-  EXPECT_FALSE(rt_->run_until(d->flush({})));
-  fake().clear_rules();
-  EXPECT_EQ(rt_->run_until(read(*d, 0, 6)), "before");
-  EXPECT_TRUE(rt_->run_until(d->flush({})));
-  EXPECT_TRUE(rt_->run_until(write(*d, 0, "after!")));
-}
-
-// ---- Hanging servers
-
-TEST_P(gluster_store, a_hanging_volume_fails_only_its_own_devices) {
-  put("w", "a", 4096);
-  const auto hung = open("gluster://h/v/a?timeout=1");
-  const auto well = open("gluster://h/w/a");
-  fake().rule("pwritev hold times 1");
-  EXPECT_EQ(code_of(rt_->run_until(write(*hung, 0, "late"))), errc::timed_out);
-  // What was given up may still arrive: nothing newer overtakes it.
-  EXPECT_EQ(code_of(rt_->run_until(write(*hung, 0, "newer"))), errc::timed_out);
-  EXPECT_EQ(code_of(rt_->run_until(hung->flush({}))), errc::ok);  // nothing was answered
-  EXPECT_TRUE(rt_->run_until(write(*well, 0, "quick")));
-  EXPECT_EQ(rt_->run_until(read(*hung, 0, 1)), std::string(1, '\0'));
-  fake().release();
-  for (int i = 0; i < 2000 && !rt_->run_until(write(*hung, 0, "newer")); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_EQ(content("v", "a").substr(0, 5), "newer");
-}
-
-TEST_P(gluster_store, a_read_that_was_given_up_touches_nobodys_memory) {
-  auto d = open("gluster://h/v/a?timeout=1");
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, std::string(4096, 'x'))));
-  fake().rule("preadv hold times 1");
-  EXPECT_EQ(rt_->run_until(read(*d, 0, 4096)), "error 110");  // its memory is freed here
-  fake().release();
-  EXPECT_EQ(rt_->run_until(read(*d, 0, 4096)), std::string(4096, 'x'));
-}
-
-TEST_P(gluster_store, a_sync_that_was_given_up_is_made_good) {
-  const auto d = open("gluster://h/v/a?timeout=1");
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, "abc")));
-  fake().rule("fdatasync hold times 1");
-  EXPECT_EQ(code_of(rt_->run_until(d->flush({}))), errc::timed_out);
-  fake().crash();
-  fake().release();
-  for (int i = 0; i < 2000 && !rt_->run_until(d->flush({})); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_EQ(content("v", "a").substr(0, 3), "abc");
-}
-
-TEST_P(gluster_store, answers_come_after_the_device_and_the_runtime_are_gone) {
-  auto d = open("gluster://h/v/a?timeout=1");
-  fake().rule("io hold");
-  EXPECT_EQ(rt_->run_until(read(*d, 0, 512)), "error 110");
-  EXPECT_EQ(code_of(rt_->run_until(write(*d, 0, "late"))), errc::timed_out);
-  d.reset();
-  rt_.reset();
-  EXPECT_EQ(fake().count("close"), 0u);  // the library still works on it
-  fake().release();
-  for (int i = 0; i < 5000 && fake().count("fini") == 0; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_EQ(fake().count("close"), 1u);
-  EXPECT_EQ(fake().count("fini"), 1u);
-}
-
-TEST_P(gluster_store, closing_does_not_wait_for_the_librarys_end) {
-  fake().rule("fini delay 3000");
-  const auto begin = std::chrono::steady_clock::now();
-  auto d = open();
-  ASSERT_TRUE(rt_->run_until(write(*d, 0, "x")));
-  rt_->run_until(d->close());
-  EXPECT_EQ(fake().count("close"), 1u);
-  d.reset();
-  rt_.reset();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(2000));
 }
 
 // ---- Change files

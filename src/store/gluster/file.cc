@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "store/gluster/file_core.h"
+#include "store/gluster/lock.h"
 
 namespace lbd::store {
 namespace {
@@ -23,7 +24,8 @@ constexpr mode_t new_file_mode = 0644;
 
 class core_file final : public gluster_file {
  public:
-  core_file(std::shared_ptr<gluster_file_core> core, rt::file_info info) : core_(std::move(core)) {
+  core_file(std::shared_ptr<gluster_file_core> core, rt::file_info info, rt::lock_kind held)
+      : core_(std::move(core)), held_(held) {
     info_ = std::move(info);
   }
 
@@ -33,9 +35,15 @@ class core_file final : public gluster_file {
   task<base::result<rt::file_extent>> find_extent(uint64_t offset) override {
     return core_->find_extent(offset);
   }
-  // Gluster's locks block on the network, and QEMU's driver takes none either.
-  base::result<void> lock(rt::lock_kind, uint64_t, uint64_t) noexcept override {
-    return base::io_error{errc::notsup, 0};
+  // The servers were asked when the file was opened: their locks block on the network.
+  base::result<void> lock(rt::lock_kind kind, uint64_t first, uint64_t count) noexcept override {
+    if (held_ == rt::lock_kind::none) return base::io_error{errc::notsup, 0};
+    if (kind == rt::lock_kind::none) {
+      become_reader();
+      return {};
+    }
+    if (!gluster_lock_covers(held_, first, count)) return base::io_error{errc::again, 0};
+    return {};
   }
   bool would_block(rt::lock_kind, uint64_t, uint64_t) noexcept override { return false; }
   bool try_now(rt::io_request&) noexcept override { return false; }
@@ -47,7 +55,11 @@ class core_file final : public gluster_file {
       co_await rt::sleep_for(std::chrono::milliseconds(1));
     if (core_->syncs_by_itself()) co_return;  // its end closes the file
     const std::shared_ptr<gluster_fd> fd = core_->fd();
-    auto work = [fd] { return fd->api().close(fd->release()); };
+    auto work = [fd] {
+      const int rc = fd->api().close(fd->release());
+      if (fd->lock != nullptr) fd->api().close(fd->lock->release());
+      return rc;
+    };
     (void)co_await rt::run_blocking<int>(fd->volume().threads(), std::move(work), due);
   }
 
@@ -59,7 +71,15 @@ class core_file final : public gluster_file {
     rt::reactor::current().schedule(r.waiter);
   }
 
+  void become_reader() {
+    if (held_ != rt::lock_kind::exclusive) return;
+    held_ = rt::lock_kind::shared;
+    const std::shared_ptr<gluster_fd> holder = core_->fd()->lock;
+    holder->volume().threads().run([holder] { downgrade_gluster_lock(*holder); });
+  }
+
   const std::shared_ptr<gluster_file_core> core_;
+  rt::lock_kind held_;
 };
 
 // What the blocking part of opening brings.
@@ -104,7 +124,8 @@ failure open_failure(const uri::gluster_source& from, const rt::open_options& op
 
 task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runtime,
                                                                uri::gluster_source from,
-                                                               rt::open_options options) {
+                                                               rt::open_options options,
+                                                               gluster_lock lock) {
   CO_TRY(const std::shared_ptr<gluster_volume> volume,
          co_await gluster_volumes::get(runtime, from));
   const uint64_t limit_s = from.timeout_s != 0 ? from.timeout_s : open_limit_s;
@@ -120,10 +141,14 @@ task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runt
   info.syncs_again = true;
   info.device_id = done->status.st_dev;
   info.inode = done->status.st_ino;
+  rt::lock_kind held = rt::lock_kind::none;
+  if (lock == gluster_lock::yes) {
+    CO_TRY(held, co_await lock_gluster_image(volume, done->fd, info, from.path, due));
+  }
   auto core =
       std::make_shared<gluster_file_core>(runtime, done->fd, info.path, from.timeout_s * second_ns);
   std::unique_ptr<gluster_file> file =
-      std::make_unique<core_file>(std::move(core), std::move(info));
+      std::make_unique<core_file>(std::move(core), std::move(info), held);
   co_return file;
 }
 

@@ -40,11 +40,16 @@ class gluster_file : public rt::file {
   virtual rt::task<void> close() = 0;
 };
 
+// Whether an image is locked while it is open: one writer or several readers, of all hosts. The
+// servers keep the lock while the connection lives, and forget it one by one when they are started
+// anew: it keeps mistakes away, and is no fence. QEMU's driver takes and heeds none.
+enum class gluster_lock { no, yes };
+
 // Opens on the calling reactor, which becomes the home of the file's syncs. options.direct is not
-// used. Errors: as the servers say (noent, exist, access ...), timed_out; each names the image and
-// the servers.
-rt::task<base::outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runtime,
-                                                                         uri::gluster_source from,
-                                                                         rt::open_options options);
+// used. Errors: as the servers say (noent, exist, access ...), timed_out, busy (locked by another
+// program); each names the image and the servers.
+rt::task<base::outcome<std::unique_ptr<gluster_file>>> open_gluster_file(
+    rt::runtime& runtime, uri::gluster_source from, rt::open_options options,
+    gluster_lock lock = gluster_lock::yes);
 
 }  // namespace lbd::store

@@ -34,7 +34,8 @@ class loader {
 };
 
 std::string take_all(void* library, gfapi& api) {
-  constexpr const char *v3_4 = "GFAPI_3.4.0", *v3_5 = "GFAPI_3.5.0", *v6 = "GFAPI_6.0";
+  constexpr const char *v3_4 = "GFAPI_3.4.0", *v3_5 = "GFAPI_3.5.0", *v3_10 = "GFAPI_3.10.7",
+                       *v6 = "GFAPI_6.0";
   loader from(library);
   from.take(api.make, "glfs_new", v3_4);
   from.take(api.set_volfile_server, "glfs_set_volfile_server", v3_4);
@@ -49,6 +50,8 @@ std::string take_all(void* library, gfapi& api) {
   from.take(api.fstat, "glfs_fstat", v3_4);
   from.take(api.unlink, "glfs_unlink", v3_4);
   from.take(api.lseek, "glfs_lseek", v3_4);
+  from.take(api.fd_set_lkowner, "glfs_fd_set_lkowner", v3_10);
+  from.take(api.posix_lock, "glfs_posix_lock", v3_4);
   from.take(api.opendir, "glfs_opendir", v3_4);
   from.take(api.readdirplus, "glfs_readdirplus", v3_5);
   from.take(api.closedir, "glfs_closedir", v3_4);

@@ -11,6 +11,7 @@
 #include "base/result.h"
 
 struct dirent;
+struct flock;
 
 // The library's own objects.
 struct glfs;
@@ -40,6 +41,9 @@ struct gfapi {
   int (*fstat)(glfs_fd*, struct stat*);
   int (*unlink)(glfs*, const char* path);
   off_t (*lseek)(glfs_fd*, off_t offset, int whence);
+  // Locks of one owner do not get into each other's way; they vanish with the open file.
+  int (*fd_set_lkowner)(glfs_fd*, void* owner, int length);
+  int (*posix_lock)(glfs_fd*, int command, struct flock*);
   glfs_fd* (*opendir)(glfs*, const char* path);
   struct dirent* (*readdirplus)(glfs_fd*, struct stat*);
   int (*closedir)(glfs_fd*);

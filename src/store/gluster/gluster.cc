@@ -109,11 +109,12 @@ gluster_device::gluster_device(std::unique_ptr<gluster_file> file)
 
 task<outcome<std::unique_ptr<gluster_device>>> gluster_device::open(rt::runtime& runtime,
                                                                     uri::gluster_source from,
-                                                                    bool writable) {
+                                                                    bool writable,
+                                                                    gluster_lock lock) {
   rt::open_options options;
   options.writable = writable;
   CO_TRY(std::unique_ptr<gluster_file> file,
-         co_await open_gluster_file(runtime, std::move(from), options));
+         co_await open_gluster_file(runtime, std::move(from), options, lock));
   co_return std::unique_ptr<gluster_device>(new gluster_device(std::move(file)));
 }
 
@@ -168,7 +169,9 @@ task<outcome<void>> resize_gluster_image(rt::runtime& runtime, uri::gluster_sour
                                          uint64_t size_bytes, bool shrink) {
   rt::open_options options;
   options.writable = true;
-  CO_TRY(std::unique_ptr<gluster_file> file, co_await open_gluster_file(runtime, image, options));
+  const gluster_lock lock = shrink ? gluster_lock::yes : gluster_lock::no;
+  CO_TRY(std::unique_ptr<gluster_file> file,
+         co_await open_gluster_file(runtime, image, options, lock));
   const uint64_t has = file->info().size_bytes;
   outcome<void> done;
   if (size_bytes < has && !shrink) {

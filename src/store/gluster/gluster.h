@@ -18,9 +18,9 @@ namespace lbd::store {
 class gluster_device final : public block::file_device {
  public:
   // Opens on the calling reactor. Errors name the image and the servers.
-  static rt::task<base::outcome<std::unique_ptr<gluster_device>>> open(rt::runtime& runtime,
-                                                                       uri::gluster_source from,
-                                                                       bool writable);
+  static rt::task<base::outcome<std::unique_ptr<gluster_device>>> open(
+      rt::runtime& runtime, uri::gluster_source from, bool writable,
+      gluster_lock lock = gluster_lock::yes);
   // Makes a new image, all zeros, and opens it. Errors: exist; nothing stays of it after others.
   static rt::task<base::outcome<std::unique_ptr<gluster_device>>> make(rt::runtime& runtime,
                                                                        uri::gluster_source from,
@@ -57,7 +57,7 @@ struct gluster_image_info {
 };
 rt::task<base::outcome<gluster_image_info>> gluster_image_status(rt::runtime& runtime,
                                                                  uri::gluster_source image);
-// Refuses to make an image smaller unless `shrink`.
+// Refuses to make an image smaller unless `shrink`, and then if anybody uses it.
 rt::task<base::outcome<void>> resize_gluster_image(rt::runtime& runtime, uri::gluster_source image,
                                                    uint64_t size_bytes, bool shrink);
 rt::task<base::outcome<void>> remove_gluster_image(rt::runtime& runtime, uri::gluster_source image);

@@ -61,6 +61,9 @@ class gluster_fd {
 
   // Calls that were given up and have not ended: those that change the file, and reads.
   const std::shared_ptr<std::atomic<uint64_t>> late, late_reads;
+  // Holds the lock of this file while calls may reach it. Not this file itself: the library moves
+  // locks when it changes its translators, and a file whose locks it cannot move is lost.
+  std::shared_ptr<gluster_fd> lock;
 
  private:
   const std::shared_ptr<gluster_volume> volume_;
