@@ -103,8 +103,10 @@ void add_offline_commands(CLI::App& app) {
   CLI::App& flatten = *app.add_subcommand(
       "flatten", "Bring the content of all layers into one file (files not in use)");
   add_stack_options(flatten);
-  add_value(flatten, "-o,--output", "FILE",
-            "Write a new flat file; without it the topmost change file takes everything in");
+  add_value(
+      flatten, "-o,--output", "FILE",
+      "Write a new flat file, or gluster://SERVER/VOLUME/PATH; without it the topmost change file "
+      "takes everything in");
   CLI::App& map = *app.add_subcommand("map", "Show which layer holds what (files not in use)");
   add_stack_options(map);
   add_switch(map, "--json", "As JSON");

@@ -156,8 +156,8 @@ outcome<std::unique_ptr<block::block_device>> size_flat(const std::string& path,
 }
 
 // A new, empty flat file with a durable name, open for writing. Nothing stays of it after an error.
-outcome<std::unique_ptr<block::block_device>> make_flat(const std::string& path,
-                                                        uint64_t size_bytes) {
+outcome<std::unique_ptr<block::block_device>> make_flat_file(const std::string& path,
+                                                             uint64_t size_bytes) {
   rt::open_options options;
   options.writable = options.create = options.exclusive = true;
   new_files files;
@@ -167,24 +167,39 @@ outcome<std::unique_ptr<block::block_device>> make_flat(const std::string& path,
   return flat;
 }
 
-rt::task<outcome<void>> flatten_into(overlay::device& over, const open_layers& stack,
-                                     const std::string& path) {
-  auto target = make_flat(path, stack.size_bytes);
-  if (!target) co_return target.error();
+// The same, by path or by URI.
+rt::task<outcome<open_layer>> make_flat(rt::runtime& runtime, std::string path,
+                                        uint64_t size_bytes) {
+  if (uri::has_gluster_scheme(path))
+    co_return co_await make_gluster_flat(runtime, path, size_bytes);
+  open_layer out;
+  CO_TRY(out.flat, make_flat_file(path, size_bytes));
+  out.kind = "flat";
+  out.path = std::move(path);
+  out.writable = true;
+  co_return out;
+}
+
+rt::task<outcome<void>> flatten_into(rt::runtime& runtime, overlay::device& over,
+                                     const open_layers& stack, const std::string& path) {
+  std::vector<open_layer> target(1);
+  CO_TRY(target[0], co_await make_flat(runtime, path, stack.size_bytes));
+  block::block_device& to = *target[0].flat;
   held_runs runs(over, stack.layers, 0);
   progress shown("flatten", stack.size_bytes);
-  outcome<void> done = co_await copy_runs(runs, over, **target, stack.size_bytes, shown);
+  outcome<void> done = co_await copy_runs(runs, over, to, stack.size_bytes, shown);
   if (done) {
-    const auto flushed = co_await (*target)->flush({});
+    const auto flushed = co_await to.flush({});
     if (!flushed) done = failure{flushed.error().code, base::to_string(flushed.error().code)};
   }
+  const auto closed = co_await close_layers(target);
+  if (done) done = closed;
   if (done) {
     shown.finish();
     co_return done;
   }
-  // Half a copy is of no use to anybody.
-  std::error_code ignored;
-  std::filesystem::remove(path, ignored);
+  // Half a copy is of no use to anybody; the first failure is the one to tell.
+  (void)co_await remove_image(runtime, path);
   co_return failure{done.error().code, "writing '" + path + "': " + done.error().message};
 }
 
@@ -235,7 +250,7 @@ rt::task<outcome<std::string>> flatten(rt::runtime& runtime, const flatten_comma
     if (in_place)
       done = co_await flatten_top(over, stack);
     else
-      done = co_await flatten_into(over, stack, what.output);
+      done = co_await flatten_into(runtime, over, stack, what.output);
     const auto ended = co_await over.close(false);
     if (!ended && done) done = not_written(stack.layers[0], ended.error().code);
   }

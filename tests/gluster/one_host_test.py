@@ -266,7 +266,7 @@ class OneHost(Case):
         self.assertIn("cannot connect to Gluster volume 'vol'", dead.stderr)
 
     def test_as_a_base_under_local_changes(self):
-        base, top = self.make("base.img", "16M"), self.path("top.qcow2")
+        base, top, flat = self.make("base.img", "16M"), self.path("top.qcow2"), self.uri("flat.img")
         filler = self.serve("-f", base)
         self.io(filler, "write -P 1 0 16M", "flush")
         self.assertEqual(filler.stop(), 0)
@@ -275,6 +275,12 @@ class OneHost(Case):
         self.io(server, "write -P 2 1M 64k", "write -z 3M 1M", "flush", "read -P 2 1M 64k", "read -P 1 2M 64k")
         self.assertEqual(server.stop(), 0)
         self.assertEqual(digest(self.brick("base.img")), before)
+        self.run_ok(self.lbd, "flatten", "-E", top, "-f", base, "-o", flat)
+        self.assertIn("File exists", self.run_fail(self.lbd, "flatten", "-E", top, "-f", base, "-o", flat).stderr)
+        server = self.serve("-r", "-E", top, "-f", base)
+        self.qemu("qemu-img", "compare", "-f", "raw", "-F", "raw", flat, server.uri)
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(os.stat(self.brick("flat.img")).st_blocks * 512, 16 * MIB, "the hole was filled")
 
     def serve_table(self, table):
         folder = self.path("run")
@@ -303,6 +309,21 @@ class OneHost(Case):
         self.assertEqual(digest(self.brick("member0.img")), before)
         for name in ("member0.img", "member1.img", "member2.img"):
             self.assert_bricks_equal(name)
+
+    def test_an_image_has_one_writer_or_several_readers(self):
+        uri, change = self.make("locked.img", "8M"), self.uri("locked.qcow2")
+        server = self.serve("-E", change, "-f", uri)
+        reader = self.serve("-r", "-f", uri)
+        for layers in (["-f", uri], ["-E", change], ["-r", "-E", change], ["-E", self.path("x.qcow2"), "-E", change]):
+            said = self.run_fail(self.lbd, "serve", "-u", self.path("x"), "--socket", self.path("c"), *layers)
+            self.assertIn("another program", said.stderr)
+        self.assertIn("another program", self.run_fail(self.lbd, "map", "-E", change).stderr)
+        self.assertIn("another program", self.run_fail(self.lbd, "image", "resize", "--shrink", uri, "4M").stderr)
+        reader.kill()
+        server.kill()  # the servers take its locks back
+        again = self.serve("-E", change, "-f", uri)
+        self.assertEqual(again.stop(), 0)
+        self.assertEqual(self.serve("-f", uri).stop(), 0)
 
     def test_what_cannot_be_opened_says_why(self):
         self.make("there.img", "8M")
