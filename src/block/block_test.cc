@@ -195,6 +195,48 @@ TEST(file_device, a_file_that_has_grown_tells_data_beyond_its_old_end) {
   ::unlink(path.c_str());
 }
 
+struct turns {
+  int taken = 0;
+  bool over = false;
+};
+task<void> take_turns(turns& t) {
+  for (; !t.over; ++t.taken) co_await rt::yield_now{};
+}
+task<bool> write_beside(file_device& d, segments from, turns& t) {
+  rt::spawn(take_turns(t));
+  io_opts io;
+  io.flags = io_in_turns;
+  const auto written = co_await d.write(100, from, io);
+  t.over = true;
+  co_await rt::yield_now{};
+  co_return bool(written);
+}
+
+TEST(file_device, a_long_copy_into_memory_lets_others_have_their_turn_where_asked) {
+  auto rt = *rt::runtime::start({.reactors = 1});
+  std::string path = "/dev/shm/lbd-block-test-XXXXXX";
+  ::close(::mkstemp(path.data()));
+  auto opened = rt::open_file(path, {.writable = true});
+  ASSERT_TRUE(opened);
+  ::unlink(path.c_str());
+  if (!(*opened)->info().in_memory) GTEST_SKIP() << "/dev/shm is no tmpfs";
+  file_device d(*std::move(opened), file_device::size_rule::growing);
+  std::vector<std::byte> data(3 << 20), back(3 << 20);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 2654435761u >> 24);
+  segment_list parts;
+  const base::bytes_view all(data);
+  for (size_t at = 0, n = 1; at < all.size(); at += n, n *= 7) {
+    n = std::min(n, all.size() - at);
+    parts.add({const_cast<std::byte*>(all.data()) + at, n});
+  }
+  turns beside;
+  ASSERT_TRUE(rt->run_until(write_beside(d, parts.view(), beside)));
+  EXPECT_GE(beside.taken, 10);
+  const iovec to{back.data(), back.size()};
+  ASSERT_TRUE(rt->run_until(d.read(100, segments(&to, 1), {})));
+  EXPECT_EQ(back, data);
+}
+
 TEST(extent_list, merges_neighbours_and_is_bounded) {
   extent_list e(2);
   EXPECT_TRUE(e.append({10, true, true}));

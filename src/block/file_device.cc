@@ -13,6 +13,8 @@ namespace lbd::block {
 namespace {
 
 constexpr uint64_t disk_block_bytes = 4096;
+// What a write that takes turns copies in one of them: less than a core's cache holds.
+constexpr uint64_t turn_bytes = 128 << 10;
 
 template <class T>
 void raise_to(std::atomic<T>& value, T at_least) noexcept {
@@ -71,14 +73,17 @@ task<result<void>> file_device::write(uint64_t offset, segments from, io_opts io
   if (limits_.read_only) co_return io_error{errc::perm, 0};
   if (io.fua() && sync_failed()) co_return io_error{errc::io, 0};
   const uint64_t wanted = total_bytes(from);
+  const bool in_turns = (io.flags & io_in_turns) != 0 && file_->info().in_memory;
+  const uint64_t most = in_turns ? turn_bytes : wanted;
   for (uint64_t done = 0; done < wanted;) {
-    const segment_list rest(from, done, wanted - done);
+    const segment_list rest(from, done, std::min(wanted - done, most));
     const segments some =
         rest.view().first(std::min(rest.view().size(), bounds::segments_per_request));
     const auto n = co_await file_->write(offset + done, some);
     if (!n) co_return n.error();
     if (*n == 0) co_return io_error{errc::io, 0};
     done += *n;
+    if (in_turns && done < wanted) co_await rt::yield_now{};
   }
   note_written(offset + wanted);
   if (io.fua()) co_return co_await flush(io);

@@ -129,12 +129,14 @@ void transmission::failed_read(request_slot& s, errc code) {
 
 task<void> transmission::write(request_slot& s) {
   const uint64_t most = device_.limits().max_transfer_bytes;
+  block::io_opts io = options_of(s);
+  // A Unix socket holds little: its client stands still while a whole payload is copied here.
+  if (s.owned && !tcp_) io.flags |= block::io_in_turns;
   errc code = errc::ok;
   for (uint64_t at = 0; at < s.payload.size() && code == errc::ok; at += most) {
     const auto piece = s.payload.subspan(at, std::min(most, s.payload.size() - at));
     const iovec from{const_cast<std::byte*>(piece.data()), piece.size()};
-    const auto r =
-        co_await s.at.device->write(s.at.offset + at, rt::segments(&from, 1), options_of(s));
+    const auto r = co_await s.at.device->write(s.at.offset + at, rt::segments(&from, 1), io);
     code = base::code_of(r);
   }
   if (s.way.leave_for_retry(code)) co_return start_write(s);

@@ -74,6 +74,7 @@ transmission::transmission(connection& c, const agreement& agreed, uint64_t stal
       device_(agreed.target->device()),
       facts_(facts_of(agreed)),
       structured_(agreed.structured_replies),
+      tcp_(is_tcp(c.socket.fd())),
       stalled_ns_(stalled_ns),
       output_(c, pool_, stalled_ns) {}
 
@@ -86,7 +87,7 @@ task<bool> transmission::serve() {
   co_await pool_.all_returned();
   if (told_lost_) co_await export_->lost->gone(connection_.id);
   output_.close();
-  if (draining_ && !output_.dead() && is_tcp(connection_.socket.fd())) co_await linger();
+  if (draining_ && !output_.dead() && tcp_) co_await linger();
   co_return true;
 }
 

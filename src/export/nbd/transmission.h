@@ -77,6 +77,7 @@ class transmission {
   block::block_device& device_;
   nbd::export_facts facts_;
   const bool structured_;
+  const bool tcp_;
   const uint64_t stalled_ns_;
   block::cancel_token cancel_;
   slot_pool pool_;
