@@ -347,7 +347,8 @@ class Exports(Daemon):
                                      f"0 2048 linear {self.path('a.img')} 0; 2048 2048 linear {self.path('b.img')} 0"])
         server.wait_ready(lambda: testing.accepts(str(self.nbd)))
         self.assertEqual(self.size(), 2 * MIB)
-        told = subprocess.run(["nbdinfo", "--no-content", self.uri()], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(["nbdinfo", "--no-content", self.uri()], capture_output=True, text=True,
+                              check=True).stdout
         self.assertIn("is_read_only: true", told)
         self.assertEqual(server.stop(), 0)
         self.assertEqual(self.run_lbd("serve", "--table", "0 8 zero", "-f", "x").returncode, 2)
