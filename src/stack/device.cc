@@ -57,6 +57,12 @@ void device::adopt(std::unique_ptr<table> next) {
   live_ = std::move(next);
 }
 
+void device::expect_limits(block::limits of_next_table) {
+  of_next_table.size_bytes = 0;
+  all_limits_.push_back(std::make_unique<const block::limits>(of_next_table));
+  limits_.store(all_limits_.back().get(), std::memory_order_release);
+}
+
 uint64_t device::count_start(op what, uint64_t bytes, block::moment& begin) noexcept {
   counters_.started(rt::reactor::current().index(), what, bytes);
   return make_cookie(what, begin.ns());

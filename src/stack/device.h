@@ -63,6 +63,9 @@ class device final : public block::block_device, private block::crossing {
   using builder = std::function<rt::task<base::outcome<std::unique_ptr<table>>>(const table&)>;
   rt::task<base::outcome<void>> replace_table(builder build);
 
+  // What a device without a table says of itself until it has one: these limits, and the size 0.
+  void expect_limits(block::limits of_next_table);
+
   // The live table. Reactor 0; valid until the next co_await.
   const table& live() const noexcept { return *live_; }
 

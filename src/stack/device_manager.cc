@@ -214,7 +214,7 @@ class device_manager::use {
 
 outcome<block::opened_device> device_manager::open(device_key key) {
   TRY(const entry_ptr e, find(key));
-  if (!e->live) return failure{no_device, "device " + e->name + " has no live table"};
+  if (!e->loaded) return failure{no_device, "device " + e->name + " has no live table"};
   const auto u = std::make_shared<use>(*this, e);
   return block::opened_device{std::shared_ptr<block::block_device>(u, &u->core()), e->number,
                               "dm-" + std::to_string(e->number.minor)};

@@ -140,8 +140,9 @@ class device_manager {
   // `how` outlives the call.
   rt::task<base::outcome<device_state>> wait(device_key key, uint32_t event_number, waiting& how);
 
-  // The device for an export or another table; counts as open as long as the pointer lives. Errors:
-  // ENXIO (there is none, or it has no table yet).
+  // The device for an export or another table; counts as open as long as the pointer lives. It may
+  // have its first table still before it: then its size is 0, and requests fail. Errors: ENXIO
+  // (there is none, or it never had a table loaded).
   base::outcome<block::opened_device> open(device_key key);
   // For statistics and live changes; valid until the next co_await.
   device* find_device(const device_key& key) noexcept;

@@ -143,6 +143,26 @@ TEST_F(manager, sizes_are_checked_at_the_first_load_and_later_at_resume) {
   EXPECT_FALSE(m_.state(key("d"))->suspended);
 }
 
+TEST_F(manager, a_table_may_stand_on_a_device_that_waits_for_its_first_one) {
+  ASSERT_TRUE(m_.create("low", "", {}));
+  ASSERT_TRUE(m_.create("high", "", {}));
+  EXPECT_EQ(load("high", {{0, 16, "linear", "253:0 0"}}).error().code, static_cast<errc>(ENXIO));
+  ASSERT_TRUE(load("low", {{0, 16, "linear", "/dev/vda 8"}}));
+  EXPECT_EQ(load("high", {{0, 16, "linear", "/dev/mapper/low 0"}}).error().code, errc::nodev)
+      << "its name comes when it is resumed";
+  ASSERT_TRUE(load("high", {{0, 16, "linear", "253:0 0"}}));
+  EXPECT_EQ(m_.state(key("low"))->open_count, 1u);
+  EXPECT_EQ(m_.state(key("low"))->size_bytes, 0u);
+  ASSERT_TRUE(resume("low"));
+  ASSERT_TRUE(resume("high"));
+  const auto high = *m_.open(key("high"));
+  EXPECT_EQ(high.device->limits().can_discard, sources_.a->limits().can_discard);
+  EXPECT_EQ(high.device->limits().can_write_zeroes, sources_.a->limits().can_write_zeroes);
+  std::vector<std::byte> seen(512);
+  const iovec v{seen.data(), seen.size()};
+  EXPECT_TRUE(rt_->run_until(high.device->read(0, {&v, 1}, {})));
+}
+
 TEST_F(manager, names_uuids_and_minors_are_unique) {
   ASSERT_TRUE(m_.create("a", "U1", {}));
   EXPECT_EQ(m_.create("a", "", {}).error().code, errc::busy);

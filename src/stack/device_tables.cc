@@ -194,8 +194,8 @@ task<outcome<block::opened_device>> device_manager::open_source(std::string sour
   if (source.starts_with(prefix)) {
     std::string name = source.substr(prefix.size());
     if (names) name = kept_name(name);
-    auto mapped = open(device_key{std::move(name), {}, {}});
-    if (mapped) co_return mapped;
+    const auto e = find(device_key{std::move(name), {}, {}});
+    if (e && (*e)->resumed) co_return open(device_key{(*e)->name, {}, {}});
     co_return failure{errc::nodev, "no mapped device '" + source + "'"};
   }
   for (const auto& [name, e] : by_name_)
@@ -394,6 +394,8 @@ task<outcome<device_state>> device_manager::load(device_key key, std::vector<tab
   if (!std::exchange(e->was_loaded, true)) tell(*e, "add", {});
   std::swap(e->inactive, next);
   e->loaded = true;
+  // Tables that are loaded above it now are for what it will be.
+  if (!e->live) e->core.expect_limits(e->inactive->io->limits());
   co_await close_table(std::move(next));
   co_return state_of(*e);
 }
