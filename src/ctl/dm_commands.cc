@@ -83,6 +83,19 @@ std::vector<dm::target_line> to_wire(const std::vector<stack::table_line>& lines
   return out;
 }
 
+// The words of a table's line that are paths below /dev, put as the daemon knows them.
+void replace_names(std::string& args, const dm_caller& caller) {
+  static constexpr std::string_view dev = "/dev/";
+  for (size_t at = 0; (at = args.find(dev, at)) != std::string::npos;) {
+    const size_t end = std::min(args.find_first_of(" \t\n\\", at), args.size());
+    const bool word = at == 0 || args[at - 1] == ' ' || args[at - 1] == '\t';
+    const std::string meaning =
+        word ? caller.names->meaning_of(args.substr(at, end - at)) : args.substr(at, end - at);
+    args.replace(at, end - at, meaning);
+    at += meaning.size();
+  }
+}
+
 }  // namespace
 
 task<dm_answer> dm_commands::run(unsigned command, std::vector<std::byte> buffer,
@@ -205,6 +218,7 @@ task<dm_commands::result> dm_commands::load(dm::request r, device_key key, dm_ca
     line.length_sectors = t.length_sectors;
     line.type = std::move(t.type);
     line.args = std::move(t.text);
+    replace_names(line.args, caller);
     line.directory = caller.directory;
     lines.push_back(std::move(line));
   }

@@ -31,9 +31,18 @@ struct dm_answer {
   std::vector<std::byte> bytes;
 };
 
+// Names in /dev that only the programs under `lbd run` see.
+class dm_names {
+ public:
+  virtual ~dm_names() = default;
+  // What a path below /dev stands for; the same where it is nothing special.
+  virtual std::string meaning_of(const std::string& path) = 0;
+};
+
 struct dm_caller {
   std::string directory;    // where the relative paths of its tables begin
   stack::waiting* waiting;  // outlives the call; canceled when the caller is gone
+  dm_names* names;          // outlives the call
 };
 
 class dm_commands {

@@ -165,7 +165,7 @@ task<dm_answer> dm_server::run_ioctl(connection_ptr c) {
   // The directory is kept with each line of a table.
   if (end == std::string_view::npos || end > face::largest_path_bytes)
     co_return dm_answer{EINVAL, {}};
-  dm_caller caller{std::string(c->text().substr(0, end)), &c->waiting};
+  dm_caller caller{std::string(c->text().substr(0, end)), &c->waiting, &view_};
   std::vector<std::byte> buffer(c->bytes.begin() + static_cast<ptrdiff_t>(end) + 1, c->bytes.end());
   std::fill(c->bytes.begin(), c->bytes.end(), std::byte{});
   ++running_;

@@ -166,8 +166,10 @@ class dm_server_test : public testing::Test {
   }
   // "0 8 zero"-like tables of one line.
   int make(const std::string& name, uint64_t sectors, const std::string& type,
-           const std::string& params) {
-    int error = ioctl(DM_DEV_CREATE_CMD, header(name)).error;
+           const std::string& params, const std::string& uuid = "") {
+    std::string create = header(name);
+    uuid.copy(reinterpret_cast<dm_ioctl*>(create.data())->uuid, uuid.size());
+    int error = ioctl(DM_DEV_CREATE_CMD, create).error;
     std::string load = header(name);
     reinterpret_cast<dm_ioctl*>(load.data())->target_count = 1;
     auto& spec = *reinterpret_cast<dm_target_spec*>(load.data() + sizeof(dm_ioctl));
@@ -304,6 +306,47 @@ TEST_F(dm_server_test, folders_list_what_there_is) {
   EXPECT_TRUE(names_in("/sys/dev/block").contains("253:1"));
   EXPECT_EQ(ioctl(DM_DEV_REMOVE_CMD, header("a")).error, 0);
   EXPECT_EQ(names_in("/dev/mapper"), (std::set<std::string>{"b", "control"}));
+}
+
+TEST_F(dm_server_test, disks_have_names_in_dev) {
+  EXPECT_EQ(kind_of("/dev/disk.img"), face::node_elsewhere);
+  ASSERT_TRUE(server_->add_disk(dir_ + "/disk.img"));
+  face::node n{};
+  std::string place;
+  EXPECT_EQ(kind_of("/dev/disk.img", &n, &place), face::node_disk);
+  EXPECT_EQ(n.major, 512u);
+  EXPECT_EQ(place, dir_ + "/disk.img");
+  EXPECT_EQ(kind_of("/dev/disk.img/x"), face::node_elsewhere);
+  EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
+  EXPECT_TRUE(std::filesystem::exists(place + "/disk.img"));
+  EXPECT_TRUE(std::filesystem::is_symlink(place + "/null"));
+  EXPECT_NE(content_of("/proc/devices").find("512 loop\n"), std::string::npos);
+  EXPECT_EQ(make("d", 8, "linear", "/dev/disk.img 8"), 0) << "tables take them";
+  EXPECT_NE(make("e", 8, "linear", "/dev/disk.img2 8"), 0);
+}
+
+TEST_F(dm_server_test, volumes_have_names_in_dev) {
+  const std::string uuid = "LVM-" + std::string(64, 'x');
+  EXPECT_EQ(make("g--1-v--2", 16, "zero", "", uuid), 0);
+  EXPECT_EQ(make("g--1-part", 16, "zero", "", uuid + "-real"), 0);
+  EXPECT_EQ(make("g--1-v-w", 16, "zero", "", "LVM-" + std::string(64, 'y')), 0);
+  EXPECT_EQ(make("..-v", 16, "zero", "", "LVM-" + std::string(64, 'z')), 0);
+  EXPECT_EQ(make("other-v", 16, "zero", ""), 0);
+  std::string place;
+  EXPECT_EQ(kind_of("/dev/g-1/v-2", nullptr, &place), face::node_link);
+  EXPECT_EQ(place, "/dev/mapper/g--1-v--2");
+  for (const char* path : {"/dev/g-1/part", "/dev/g-1/v", "/dev/other", "/dev/other/v", "/dev/.."})
+    EXPECT_EQ(kind_of(path), face::node_elsewhere) << path;
+  EXPECT_EQ(kind_of("/dev/g-1", nullptr, &place), face::node_file);
+  EXPECT_EQ(std::filesystem::read_symlink(place + "/v-2"), "../mapper/g--1-v--2");
+  EXPECT_EQ(make("on", 8, "linear", "/dev/g-1/v-2 8"), 0) << "tables take them";
+  EXPECT_EQ(ioctl(DM_DEV_REMOVE_CMD, header("on")).error, 0);
+  EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
+  EXPECT_TRUE(std::filesystem::is_directory(place + "/g-1"));
+  EXPECT_EQ(ioctl(DM_DEV_REMOVE_CMD, header("g--1-v--2")).error, 0);
+  EXPECT_EQ(kind_of("/dev/g-1"), face::node_elsewhere);
+  EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
+  EXPECT_FALSE(std::filesystem::exists(place + "/g-1"));
 }
 
 TEST_F(dm_server_test, settings_of_devices) {

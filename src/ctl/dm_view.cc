@@ -47,6 +47,27 @@ std::optional<std::string> after(const std::string& path, std::string_view prefi
 
 }  // namespace
 
+std::optional<volume_name> volume_of(const device_state& s) {
+  // "LVM-", the group's id and the volume's; parts of a volume have more behind.
+  constexpr size_t uuid_length = 4 + 32 + 32;
+  if (!s.resumed || s.uuid.size() != uuid_length || !s.uuid.starts_with("LVM-")) return {};
+  // "-" stands between the two names, "--" for a "-" in one.
+  std::string part[2];
+  unsigned at = 0;
+  for (size_t i = 0; i < s.name.size(); ++i) {
+    if (s.name[i] == '-') {
+      const bool doubled = i + 1 < s.name.size() && s.name[i + 1] == '-';
+      if (!doubled && ++at > 1) return {};
+      if (!doubled) continue;
+      ++i;
+    }
+    part[at] += s.name[i];
+  }
+  for (const std::string& name : part)
+    if (name.empty() || name == "." || name == "..") return {};
+  return volume_name{part[0], part[1]};
+}
+
 dm_view::dm_view(stack::device_manager& devices, disk_directory& disks, const device_folder& files,
                  dm_attributes& attributes, std::string folder)
     : devices_(devices),
@@ -136,6 +157,13 @@ outcome<dm_view::node> dm_view::add_disk(const std::string& path) {
   return disk_node(number, path);
 }
 
+std::string dm_view::meaning_of(const std::string& path) {
+  if (!path.starts_with("/dev/") || ::access(path.c_str(), F_OK) == 0) return path;
+  const auto n = look_up(path);
+  const bool named = n && (n->facts.kind == face::node_disk || n->facts.kind == face::node_link);
+  return named ? n->path : path;
+}
+
 const std::string& dm_view::kernel_name_of(device_number number, const std::string& path) {
   const auto known = disk_names_.find(number);
   if (known != disk_names_.end()) return known->second;
@@ -185,6 +213,7 @@ std::vector<dm_view::block_entry> dm_view::all_entries() {
 }
 
 outcome<dm_view::node> dm_view::look_up(const std::string& path) {
+  if (path == "/dev") return list_dev();
   if (path == "/dev/mapper") return list_mapper();
   if (path == "/sys/dev/block") return list_numbers();
   if (path == "/sys/block" || path == "/sys/class/block") return list_block(path);
@@ -210,11 +239,28 @@ outcome<dm_view::node> dm_view::look_up_dev(const std::string& name) {
     if (!state || !state->resumed) return nothing();
     return device_node(*state);
   }
-  const auto minor = after(name, "dm-");
-  if (!minor) return node{};
-  for (const device_state& s : devices_.list())
-    if (s.loaded && std::to_string(s.number.minor) == *minor) return device_node(s);
-  return nothing();
+  if (const auto minor = after(name, "dm-")) {
+    for (const device_state& s : devices_.list())
+      if (s.loaded && std::to_string(s.number.minor) == *minor) return device_node(s);
+    return nothing();
+  }
+  for (const auto& [number, kernel_name] : disk_names_)
+    if (kernel_name == name) return find(number);
+  const size_t slash = name.find('/');
+  if (slash == std::string::npos) return list_group(name);
+  return look_up_volume(name.substr(0, slash), name.substr(slash + 1));
+}
+
+outcome<dm_view::node> dm_view::look_up_volume(const std::string& group, const std::string& name) {
+  for (const device_state& s : devices_.list()) {
+    const auto volume = volume_of(s);
+    if (!volume || volume->group != group || volume->name != name) continue;
+    node out;
+    out.facts.kind = face::node_link;
+    out.path = "/dev/mapper/" + s.name;
+    return out;
+  }
+  return node{};
 }
 
 outcome<dm_view::node> dm_view::look_up_number(std::string_view text) {
@@ -228,6 +274,7 @@ outcome<dm_view::node> dm_view::look_up_number(std::string_view text) {
     return node{};
   }
   CHECK(show(*e));
+  CHECK(show_all_if_led_on(rest));
   const std::string link = "/sys/dev/block/" + number->text();
   CHECK(put_link(folder_ + link, "../../devices/virtual/block/" + e->kernel_name));
   return file_node(link + std::string(rest));
@@ -242,12 +289,20 @@ outcome<dm_view::node> dm_view::look_up_block(const std::string& folder, std::st
     return node{};
   }
   CHECK(show(*e));
+  CHECK(show_all_if_led_on(text.substr(slash)));
   const std::string own = "/sys/devices/virtual/block/" + name;
   if (folder == "/sys/devices/virtual/block")
     return file_node(own + std::string(text.substr(slash)));
   const std::string up = folder == "/sys/block" ? "../devices/" : "../../devices/";
   CHECK(put_link(folder_ + folder + "/" + name, up + "virtual/block/" + name));
   return file_node(folder + "/" + std::string(text));
+}
+
+// From one entry there are ways to others.
+outcome<void> dm_view::show_all_if_led_on(std::string_view path) {
+  if (!path.starts_with("/holders/") && !path.starts_with("/slaves/")) return {};
+  for (const auto& e : all_entries()) CHECK(show(e));
+  return {};
 }
 
 outcome<dm_view::node> dm_view::look_up_udev(std::string_view text) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // What programs under `lbd run` see of the kernel's files about block devices: /dev/mapper,
-// /dev/dm-N, /sys/dev/block/MAJ:MIN, /sys/block, /proc/devices and the like. Files and folders are
-// made in a folder of ours when somebody asks for them, and the answer says where.
+// /dev/dm-N, names that only LBD has in /dev, /sys/dev/block/MAJ:MIN, /sys/block, /proc/devices and
+// the like. Files and folders are made in a folder of ours when somebody asks for them, and the
+// answer says where.
 #pragma once
 
 #include <map>
@@ -33,7 +34,14 @@ class device_folder {
   virtual std::optional<block::device_number> device_of_inode(uint64_t inode) const = 0;
 };
 
-class dm_view {
+// A volume of LVM by its device's name and uuid.
+struct volume_name {
+  std::string group, name;
+};
+// Nothing: the device is no visible volume, or has never been resumed.
+std::optional<volume_name> volume_of(const stack::device_state& s);
+
+class dm_view final : public dm_names {
  public:
   struct node {
     dm::face::node facts{};
@@ -43,7 +51,7 @@ class dm_view {
   // All outlive this. `folder` is made when it is needed and removed with the object.
   dm_view(stack::device_manager& devices, disk_directory& disks, const device_folder& files,
           dm_attributes& attributes, std::string folder);
-  ~dm_view();
+  ~dm_view() override;
   dm_view(const dm_view&) = delete;
   dm_view& operator=(const dm_view&) = delete;
 
@@ -55,6 +63,9 @@ class dm_view {
   // The device whose file in the device folder has this inode number. Errors: ENXIO.
   base::outcome<node> find_file(uint64_t inode);
   base::outcome<node> add_disk(const std::string& path);
+  // Of a path below /dev that the machine does not have: the disk's file, or the mapped device's
+  // path. All others stay as they are.
+  std::string meaning_of(const std::string& path) override;
 
  private:
   // One block device as sysfs shows it.
@@ -76,10 +87,13 @@ class dm_view {
   bool is_used_by_tables(block::device_number number) const;
 
   base::outcome<node> look_up_dev(const std::string& name);
+  base::outcome<node> look_up_volume(const std::string& group, const std::string& name);
   base::outcome<node> look_up_number(std::string_view rest);
   base::outcome<node> look_up_block(const std::string& folder, std::string_view rest);
   base::outcome<node> look_up_udev(std::string_view rest);
+  base::outcome<node> list_dev();
   base::outcome<node> list_mapper();
+  base::outcome<node> list_group(const std::string& group);
   base::outcome<node> list_numbers();
   base::outcome<node> list_block(const std::string& folder);
   bool is_hidden(const std::string& kernel_name) const;
@@ -89,11 +103,13 @@ class dm_view {
   base::outcome<void> show(const block_entry& e);
   contents attributes_of(const block_entry& e);
   base::outcome<void> show_users(const block_entry& e);
+  base::outcome<void> show_all_if_led_on(std::string_view path);
   base::outcome<void> put_file(const std::string& path, const std::string& content);
   base::outcome<void> put_link(const std::string& path, const std::string& to);
-  // Links, and for `own` names empty files; others of the folder go.
+  // Links, for `own` names empty files, and folders; others of the folder go.
   base::outcome<void> put_folder(const std::string& path, const contents& links,
-                                 const std::set<std::string>& own);
+                                 const std::set<std::string>& own,
+                                 const std::set<std::string>& folders = {});
   node file_node(const std::string& path) const;
 
   stack::device_manager& devices_;

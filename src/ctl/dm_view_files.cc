@@ -66,16 +66,22 @@ outcome<void> dm_view::put_link(const std::string& path, const std::string& to) 
 }
 
 outcome<void> dm_view::put_folder(const std::string& path, const contents& links,
-                                  const std::set<std::string>& own) {
+                                  const std::set<std::string>& own,
+                                  const std::set<std::string>& folders) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) return failed(path, error);
   for (const auto& entry : fs::directory_iterator(path, error)) {
     const std::string name = entry.path().filename();
-    if (links.contains(name) || own.contains(name)) continue;
+    if (links.contains(name) || own.contains(name) || folders.contains(name)) continue;
     fs::remove_all(entry.path(), error);
-    shown_.erase(entry.path());
+    // With what was in it.
+    const std::string gone = entry.path();
+    std::erase_if(shown_, [&gone](const auto& shown) {
+      return shown.first == gone || shown.first.starts_with(gone + "/");
+    });
   }
+  for (const auto& name : folders) fs::create_directories(path + "/" + name, error);
   for (const auto& [name, to] : links) CHECK(put_link(path + "/" + name, to));
   for (const auto& name : own) CHECK(put_file(path + "/" + name, ""));
   return {};
@@ -147,6 +153,40 @@ outcome<void> dm_view::show(const block_entry& e) {
   return put_link(folder + "/subsystem", "../../../../class/block");
 }
 
+// The machine's, and the names that only LBD has.
+outcome<dm_view::node> dm_view::list_dev() {
+  contents links;
+  std::set<std::string> own, folders = {"mapper"};
+  for (const device_state& s : devices_.list()) {
+    if (s.loaded) own.insert("dm-" + std::to_string(s.number.minor));
+    if (const auto volume = volume_of(s)) folders.insert(volume->group);
+  }
+  for (const auto& [number, name] : disk_names_)
+    if (find(number)) own.insert(name);
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator("/dev", error)) {
+    const std::string name = entry.path().filename();
+    if (name == "mapper" || name.starts_with("dm-")) continue;
+    own.erase(name);
+    folders.erase(name);
+    links[name] = entry.path();
+  }
+  CHECK(put_folder(folder_ + "/dev", links, own, folders));
+  return file_node("/dev");
+}
+
+// A folder of LVM's volumes.
+outcome<dm_view::node> dm_view::list_group(const std::string& group) {
+  contents links;
+  for (const device_state& s : devices_.list()) {
+    const auto volume = volume_of(s);
+    if (volume && volume->group == group) links[volume->name] = "../mapper/" + s.name;
+  }
+  if (links.empty()) return node{};
+  CHECK(put_folder(folder_ + "/dev/" + group, links, {}));
+  return file_node("/dev/" + group);
+}
+
 outcome<dm_view::node> dm_view::list_mapper() {
   std::set<std::string> names = {"control"};
   for (const device_state& s : devices_.list())
@@ -204,6 +244,10 @@ outcome<dm_view::node> dm_view::show_proc(const std::string& name) {
       if (!dropped) content += text + "\n";
     }
     content += padded(major, 3) + " device-mapper\n";
+    // What tools know files as disks by.
+    std::set<uint32_t> disks;
+    for (const auto& [number, kernel_name] : disk_names_) disks.insert(number.major);
+    for (const uint32_t number : disks) content += padded(std::to_string(number), 3) + " loop\n";
   } else if (name == "misc") {
     std::istringstream lines(read_file("/proc/misc"));
     for (std::string text; std::getline(lines, text);)

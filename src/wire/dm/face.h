@@ -49,6 +49,7 @@ enum node_kind : uint32_t {
   node_device = 2,     // a mapped device
   node_disk = 3,       // a disk file
   node_file = 4,       // a file or folder that lies at another place: `path`
+  node_link = 5,       // a link to `path`, a mapped device's
 };
 
 struct node {
