@@ -135,11 +135,11 @@ bool block_ioctl(int fd, unsigned long request, void* argument, int& result) {
   if (!current().enabled) return false;
   const int before = errno;
   struct stat st;
-  found n;
+  face::node n;
   const bool ours = sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n);
   errno = before;
   if (!ours) return false;
-  result = of_device(fd, request, argument, n.facts);
+  result = of_device(fd, request, argument, n);
   if (result == 0) errno = before;
   return true;
 }

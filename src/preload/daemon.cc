@@ -3,6 +3,7 @@
 // processes.
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 #include "preload/preload.h"
@@ -88,16 +89,18 @@ bool ask(const connection& to, uint16_t op, uint16_t detail, const void* bytes, 
          to.receive(&answer, sizeof answer);
 }
 
-int ask_for_node(uint16_t op, const void* bytes, size_t count, found& out) {
+// `path`: where the node's goes, if not nullptr.
+int ask_for_node(uint16_t op, const void* bytes, size_t count, face::node& out, path_buffer* path) {
   const connection to;
   face::answer_header answer{};
   if (!ask(to, op, 0, bytes, count, answer)) return ENXIO;
   if (answer.error != 0) return answer.error;
-  if (answer.bytes < sizeof out.facts || !to.receive(&out.facts, sizeof out.facts)) return ENXIO;
-  const size_t rest = answer.bytes - sizeof out.facts;
-  if (rest != out.facts.path_bytes || rest >= sizeof out.path || !to.receive(out.path, rest))
-    return ENXIO;
-  out.path[rest] = '\0';
+  if (answer.bytes < sizeof out || !to.receive(&out, sizeof out)) return ENXIO;
+  const size_t rest = answer.bytes - sizeof out;
+  if (rest != out.path_bytes || rest >= path_bytes) return ENXIO;
+  if (path == nullptr) return 0;
+  if (!to.receive(*path, rest)) return ENXIO;
+  (*path)[rest] = '\0';
   return 0;
 }
 
@@ -106,18 +109,18 @@ int ask_for_node(uint16_t op, const void* bytes, size_t count, found& out) {
 int look_up(const char* absolute, found& out) {
   const errno_keeper keep;
   if (strcmp(absolute, "/run/udev/control") == 0) return ENOENT;  // nobody waits for udev here
-  return ask_for_node(face::op_look_up, absolute, strlen(absolute), out);
+  return ask_for_node(face::op_look_up, absolute, strlen(absolute), out.facts, &out.path);
 }
 
-int find_number(uint32_t major, uint32_t minor, found& out) {
+int find_number(uint32_t major, uint32_t minor, face::node& out) {
   const errno_keeper keep;
   const uint32_t number[2] = {major, minor};
-  return ask_for_node(face::op_find, number, sizeof number, out);
+  return ask_for_node(face::op_find, number, sizeof number, out, nullptr);
 }
 
-int find_file(uint64_t inode, found& out) {
+int find_file(uint64_t inode, face::node& out) {
   const errno_keeper keep;
-  return ask_for_node(face::op_find_file, &inode, sizeof inode, out);
+  return ask_for_node(face::op_find_file, &inode, sizeof inode, out, nullptr);
 }
 
 int set_read_ahead(uint32_t major, uint32_t minor, uint32_t sectors) {
@@ -179,9 +182,10 @@ int control_ioctl(int fd, unsigned command, void* buffer) {
                           command == cmd_geometry;
   const size_t capacity = data_size < ioctl_header_bytes ? ioctl_header_bytes : data_size;
   const size_t count = takes_data ? capacity : ioctl_header_bytes;
-  path_buffer directory;
-  if (syscall(SYS_getcwd, directory, sizeof directory) <= 0) directory[0] = '\0';
-  const size_t directory_bytes = strlen(directory) + 1;
+  room<path_buffer> directory;
+  if (directory.get() == nullptr) return fail(ENOMEM);
+  if (syscall(SYS_getcwd, *directory, path_bytes) <= 0) (*directory)[0] = '\0';
+  const size_t directory_bytes = strlen(*directory) + 1;
   if (count > face::largest_request_bytes - path_bytes) return fail(ENOMEM);
 
   const connection to;
@@ -189,7 +193,7 @@ int control_ioctl(int fd, unsigned command, void* buffer) {
   const face::request_header head{face::magic, face::op_ioctl, static_cast<uint16_t>(command),
                                   static_cast<uint32_t>(directory_bytes + count)};
   face::answer_header answer{};
-  if (!to.send(&head, sizeof head) || !to.send(directory, directory_bytes) ||
+  if (!to.send(&head, sizeof head) || !to.send(*directory, directory_bytes) ||
       !to.send(buffer, count))
     return fail(ENXIO);
   if (!to.receive(&answer, sizeof answer, command == cmd_wait))
@@ -203,16 +207,11 @@ int control_ioctl(int fd, unsigned command, void* buffer) {
 
 void complain(const char* path, const char* text) {
   const errno_keeper keep;
-  char line[path_bytes + 256];
-  size_t used = 0;
   const char* const parts[] = {"lbd run: ", path, ": ", text, "\n"};
-  for (const char* part : parts) {
-    const size_t length = strlen(part);
-    if (used + length > sizeof line) return;
-    memcpy(line + used, part, length);
-    used += length;
-  }
-  (void)syscall(SYS_write, 2, line, used);
+  iovec line[sizeof parts / sizeof parts[0]];
+  for (size_t i = 0; i < sizeof parts / sizeof parts[0]; ++i)
+    line[i] = {const_cast<char*>(parts[i]), strlen(parts[i])};
+  (void)syscall(SYS_writev, 2, line, sizeof parts / sizeof parts[0]);
 }
 
 }  // namespace lbd::preload

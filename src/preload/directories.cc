@@ -12,18 +12,31 @@ next<DIR*(const char*)> next_opendir("opendir");
 next<int(const char*, dirent***, int (*)(const dirent*), int (*)(const dirent**, const dirent**))>
     next_scandir("scandir");
 
-// Where the folder lies that `path` means. False with errno: it cannot be read.
-bool place_of(const char* path, const char*& place, found& n) {
-  path_buffer absolute;
-  place = path;
-  if (!claims(AT_FDCWD, path, absolute) && !follow_to_claimed(AT_FDCWD, path, absolute))
-    return true;
-  const int error = look_up(absolute, n);
-  if (error != 0) errno = error;
-  if (error != 0) return false;
-  if (n.facts.kind == face::node_file) place = n.path;
-  if (n.facts.kind == face::node_device || n.facts.kind == face::node_control) errno = ENOTDIR;
-  return n.facts.kind == face::node_file || n.facts.kind == face::node_elsewhere;
+// Where the folder of a claim lies; nullptr with errno: it cannot be read.
+const char* place_of(const claim& c) {
+  if (c.error == 0 && c.what.facts.kind == face::node_file) return c.what.path;
+  if (c.error == 0 && c.what.facts.kind == face::node_elsewhere) return c.path;
+  errno = c.error == 0 ? ENOTDIR : c.error;
+  return nullptr;
+}
+
+// The listing of /dev has LBD's names, too, which look-ups find without it.
+bool lists_dev(const char* path, room<claim>& to) {
+  if (path == nullptr || (strcmp(path, "/dev") != 0 && strcmp(path, "/dev/") != 0)) return false;
+  if (!current().enabled || to.get() == nullptr) return false;
+  return look_up("/dev", to->what) == 0 && to->what.facts.kind == face::node_file;
+}
+
+// `list` is given the folder's place.
+template <class List, class Failed>
+auto list_any(const char* path, Failed failed, List list) {
+  room<claim> c;
+  if (!lists_dev(path, c) && !claims(AT_FDCWD, path, c)) {
+    const auto listed = list(path);
+    if (listed != failed || errno != ENOENT || !follow_to_claimed(AT_FDCWD, path, c)) return listed;
+  }
+  const char* const place = place_of(*c);
+  return place != nullptr ? list(place) : failed;
 }
 
 }  // namespace
@@ -32,18 +45,16 @@ extern "C" {
 
 DIR* lbd_opendir(const char* path) LBD_INTERPOSES("opendir");
 DIR* lbd_opendir(const char* path) {
-  found n;
-  const char* place = nullptr;
-  return place_of(path, place, n) ? next_opendir(place) : nullptr;
+  DIR* const failed = nullptr;
+  return list_any(path, failed, [](const char* place) { return next_opendir(place); });
 }
 
 int lbd_scandir(const char* path, dirent*** list, int (*filter)(const dirent*),
                 int (*compare)(const dirent**, const dirent**)) LBD_INTERPOSES("scandir");
 int lbd_scandir(const char* path, dirent*** list, int (*filter)(const dirent*),
                 int (*compare)(const dirent**, const dirent**)) {
-  found n;
-  const char* place = nullptr;
-  return place_of(path, place, n) ? next_scandir(place, list, filter, compare) : -1;
+  return list_any(path, -1,
+                  [&](const char* place) { return next_scandir(place, list, filter, compare); });
 }
 int lbd_scandir64(const char* path, dirent*** list, int (*filter)(const dirent*),
                   int (*compare)(const dirent**, const dirent**)) LBD_INTERPOSES("scandir64");

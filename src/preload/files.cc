@@ -27,77 +27,83 @@ int fail(int error) {
   return -1;
 }
 
-// A device is neither made nor emptied by opening it. O_EXCL asks for it alone: nobody gets that
-// while a table uses it.
-int open_device(const found& n, int flags, const char* absolute) {
-  if (n.facts.readable == 0) return fail(ENXIO);
-  if ((flags & O_EXCL) != 0 && (flags & O_CREAT) == 0 && n.facts.claimed != 0) return fail(EBUSY);
-  if (n.path[0] == '\0') {
-    complain(absolute, "its content cannot be reached: the daemon has no FUSE to show it by");
+// What open() must not do to a device: make it, empty it, write behind its end.
+constexpr int not_for_devices = O_CREAT | O_EXCL | O_TRUNC | O_APPEND;
+
+// O_EXCL asks for a device alone: nobody gets that while a table uses it.
+bool asks_for_it_alone(int flags) { return (flags & O_EXCL) != 0 && (flags & O_CREAT) == 0; }
+
+int open_device(const claim& c, int flags) {
+  if (c.what.facts.readable == 0) return fail(ENXIO);
+  if (asks_for_it_alone(flags) && c.what.facts.claimed != 0) return fail(EBUSY);
+  if (c.what.path[0] == '\0') {
+    complain(c.path, "its content cannot be reached: the daemon has no FUSE to show it by");
     return fail(ENXIO);
   }
-  return next_openat64(AT_FDCWD, n.path, flags & ~(O_CREAT | O_EXCL | O_TRUNC), 0);
-}
-
-int open_absolute(const char* absolute, int flags) {
-  found n;
-  const int error = look_up(absolute, n);
-  if (error != 0) return fail(error);
-  switch (n.facts.kind) {
-    case face::node_control:
-      return open_control(flags);
-    case face::node_device:
-      return open_device(n, flags, absolute);
-    case face::node_file:
-      // They cannot be written; a device's own settings go by its ioctls.
-      if ((flags & O_ACCMODE) != O_RDONLY) return fail(EACCES);
-      return next_openat64(AT_FDCWD, n.path, flags & ~O_CREAT, 0);
-    default:
-      return next_openat64(AT_FDCWD, absolute, flags, 0);
-  }
+  return next_openat64(AT_FDCWD, c.what.path, flags & ~not_for_devices, 0);
 }
 
 bool wants_mode(int flags) { return (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE; }
 
-// For a disk file.
+int open_claim(const claim& c, int flags, mode_t mode) {
+  if (c.error != 0) return fail(c.error);
+  switch (c.what.facts.kind) {
+    case face::node_control:
+      return open_control(flags);
+    case face::node_device:
+    case face::node_disk:
+      return open_device(c, flags);
+    case face::node_file:
+      // They cannot be written; a device's own settings go by its ioctls.
+      if ((flags & O_ACCMODE) != O_RDONLY) return fail(EACCES);
+      return next_openat64(AT_FDCWD, c.what.path, flags & ~O_CREAT, 0);
+    default:
+      return next_openat64(AT_FDCWD, c.path, flags, mode);
+  }
+}
+
 int open_disk(int directory, const char* path, int flags) {
-  if ((flags & O_EXCL) != 0 && (flags & O_CREAT) == 0) {
+  if (asks_for_it_alone(flags)) {
     const int fd = next_openat64(directory, path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0) return -1;
     struct stat st;
-    found n;
-    const bool claimed = sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n) &&
-                         n.facts.claimed != 0;
+    face::node n;
+    const bool claimed =
+        sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n) && n.claimed != 0;
     sys::close(fd);
     if (claimed) return fail(EBUSY);
   }
-  return next_openat64(directory, path, flags & ~(O_CREAT | O_EXCL | O_TRUNC), 0);
+  return next_openat64(directory, path, flags & ~not_for_devices, 0);
 }
 
-}  // namespace
-
-int open_claimed(int directory, const char* path, int flags, bool& handled) {
-  path_buffer absolute;
-  handled = claims(directory, path, absolute);
-  if (handled) return open_absolute(absolute, flags);
-  handled = (flags & (O_TRUNC | O_EXCL)) != 0 && is_disk_file(directory, path);
-  if (handled) return open_disk(directory, path, flags);
-  return -1;
+// Whether open() would make a file in /dev where LBD has something.
+bool hides_ours(int directory, const char* path, int flags, room<claim>& c) {
+  if ((flags & O_CREAT) == 0 || !names_ours(directory, path, c)) return false;
+  const errno_keeper keep;
+  struct stat st;
+  return sys::stat_at(directory, path, &st, 0) != 0 && follow_to_claimed(directory, path, c);
 }
 
-namespace {
+// What open() does for a claimed path or a disk file; `handled` is false if it is neither.
+int open_ours(int directory, const char* path, int flags, mode_t mode, room<claim>& c,
+              bool& handled) {
+  handled = claims(directory, path, c) || hides_ours(directory, path, flags, c);
+  if (handled) return open_claim(*c, flags, mode);
+  handled = (flags & (O_TRUNC | O_EXCL | O_APPEND)) != 0 && is_disk_file(directory, path);
+  return handled ? open_disk(directory, path, flags) : -1;
+}
 
 // Opens as the C library does, or what lies behind a link to something of ours.
 template <class Open>
-int open_any(int directory, const char* path, int flags, Open open) {
+int open_any(int directory, const char* path, int flags, mode_t mode, Open open) {
+  room<claim> c;
   bool handled = false;
-  const int fd = open_claimed(directory, path, flags, handled);
+  const int fd = open_ours(directory, path, flags, mode, c, handled);
   if (handled) return fd;
   const int made = open();
-  path_buffer absolute;
   if (made < 0 && (errno == ENOENT || errno == EACCES) && (flags & O_NOFOLLOW) == 0 &&
-      follow_to_claimed(directory, path, absolute))
-    return open_absolute(absolute, flags);
+      follow_to_claimed(directory, path, c))
+    return open_claim(*c, flags, mode);
   return made;
 }
 
@@ -125,19 +131,33 @@ int flags_of(const char* mode) {
   return flags;
 }
 
+bool is_block_fd(int fd) {
+  if (!current().enabled) return false;
+  const errno_keeper keep;
+  struct stat st;
+  face::node n;
+  return sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n);
+}
+
 FILE* open_stream(const char* path, const char* mode, next<FILE*(const char*, const char*)>& how) {
   const int flags = mode == nullptr ? -1 : flags_of(mode);
   if (flags < 0) return how(path, mode);
+  constexpr mode_t usual_mode = 0666;
+  room<claim> c;
   bool handled = false;
-  int fd = open_claimed(AT_FDCWD, path, flags, handled);
-  path_buffer absolute;
+  int fd = open_ours(AT_FDCWD, path, flags, usual_mode, c, handled);
   if (!handled) {
     FILE* const made = how(path, mode);
-    if (made != nullptr || errno != ENOENT || !follow_to_claimed(AT_FDCWD, path, absolute))
-      return made;
-    fd = open_absolute(absolute, flags);
+    if (made != nullptr || errno != ENOENT || !follow_to_claimed(AT_FDCWD, path, c)) return made;
+    fd = open_claim(*c, flags, usual_mode);
   }
   if (fd < 0) return nullptr;
+  // A stream that appends begins at the end, where a device has no room.
+  if ((flags & O_APPEND) != 0 && is_block_fd(fd)) {
+    sys::close(fd);
+    errno = ENOSPC;
+    return nullptr;
+  }
   FILE* const stream = next_fdopen(fd, mode);
   if (stream == nullptr) sys::close(fd);
   return stream;
@@ -147,47 +167,61 @@ FILE* open_stream(const char* path, const char* mode, next<FILE*(const char*, co
 FILE* reopen_stream(const char* path, const char* mode, FILE* stream,
                     next<FILE*(const char*, const char*, FILE*)>& how) {
   const int flags = path == nullptr || mode == nullptr ? -1 : flags_of(mode);
+  if (flags < 0) return how(path, mode, stream);
+  room<claim> c;
   bool handled = false;
-  const int fd = flags < 0 ? -1 : open_claimed(AT_FDCWD, path, flags, handled);
-  path_buffer place;
+  int fd = open_ours(AT_FDCWD, path, flags, 0666, c, handled);
   if (!handled) {
-    if (flags < 0 || !follow_to_claimed(AT_FDCWD, path, place)) return how(path, mode, stream);
-    return reopen_stream(place, mode, stream, how);
+    if (!follow_to_claimed(AT_FDCWD, path, c)) return how(path, mode, stream);
+    fd = open_claim(*c, flags, 0666);
   }
-  const bool known = fd >= 0 && path_of_fd(fd, place);
+  room<path_buffer> place;
+  const bool known = fd >= 0 && place.get() != nullptr && path_of_fd(fd, *place);
   if (fd >= 0) sys::close(fd);
   // Neither made nor emptied.
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
-  return known ? how(place, writes ? "r+" : "r", stream) : nullptr;
+  return known ? how(*place, writes ? "r+" : "r", stream) : nullptr;
 }
 
 // 0 or -1 for a claimed path.
-int access_absolute(const char* absolute, int mode) {
-  found n;
-  const int error = look_up(absolute, n);
-  if (error != 0) return fail(error);
-  if (n.facts.kind == face::node_file) return next_access(n.path, mode);
-  if (n.facts.kind == face::node_elsewhere) return next_access(absolute, mode);
+int access_claim(const claim& c, int mode) {
+  if (c.error != 0) return fail(c.error);
+  const uint32_t kind = c.what.facts.kind;
+  if (kind == face::node_file) return next_access(c.what.path, mode);
+  if (kind == face::node_elsewhere) return next_access(c.path, mode);
   return (mode & X_OK) != 0 ? fail(EACCES) : 0;
 }
 
 template <class Access>
 int access_any(int directory, const char* path, int mode, Access access) {
-  path_buffer absolute;
-  if (claims(directory, path, absolute)) return access_absolute(absolute, mode);
+  room<claim> c;
+  if (claims(directory, path, c)) return access_claim(*c, mode);
   const int rc = access();
-  if (rc != 0 && errno == ENOENT && follow_to_claimed(directory, path, absolute))
-    return access_absolute(absolute, mode);
+  if (rc != 0 && errno == ENOENT && follow_to_claimed(directory, path, c))
+    return access_claim(*c, mode);
   return rc;
 }
 
-ssize_t readlink_absolute(const char* absolute, char* to, size_t bytes) {
-  found n;
-  const int error = look_up(absolute, n);
-  if (error != 0) return fail(error);
-  if (n.facts.kind == face::node_file) return next_readlink(n.path, to, bytes);
-  if (n.facts.kind == face::node_elsewhere) return next_readlink(absolute, to, bytes);
-  return fail(EINVAL);
+ssize_t readlink_claim(const claim& c, char* to, size_t bytes) {
+  if (c.error != 0) return fail(c.error);
+  const uint32_t kind = c.what.facts.kind;
+  if (kind == face::node_file) return next_readlink(c.what.path, to, bytes);
+  if (kind == face::node_elsewhere) return next_readlink(c.path, to, bytes);
+  if (kind != face::node_link) return fail(EINVAL);
+  const size_t length = strlen(c.what.path);
+  const size_t count = length < bytes ? length : bytes;
+  memcpy(to, c.what.path, count);
+  return static_cast<ssize_t>(count);
+}
+
+template <class Readlink>
+ssize_t readlink_any(int directory, const char* path, char* to, size_t bytes, Readlink readlink) {
+  room<claim> c;
+  if (claims(directory, path, c)) return readlink_claim(*c, to, bytes);
+  const ssize_t length = readlink();
+  if (length < 0 && errno == ENOENT && names_ours(directory, path, c))
+    return readlink_claim(*c, to, bytes);
+  return length;
 }
 
 char* give_path(const char* path, char* to) {
@@ -199,33 +233,28 @@ char* give_path(const char* path, char* to) {
   return to;
 }
 
-char* real_path_of(const char* absolute, char* to) {
-  found n;
-  const int error = look_up(absolute, n);
-  if (error != 0) {
-    errno = error;
+char* real_path_of(const claim& c, char* to) {
+  if (c.error != 0) {
+    errno = c.error;
     return nullptr;
   }
-  if (n.facts.kind == face::node_elsewhere) return next_realpath(absolute, to);
-  if (n.facts.kind != face::node_file) return give_path(absolute, to);
-  path_buffer real;
-  if (next_realpath(n.path, real) == nullptr) return nullptr;
-  const char* rest = below(real, current().view);
-  return give_path(rest != nullptr && *rest != '\0' ? rest : real, to);
+  if (c.what.facts.kind == face::node_elsewhere) return next_realpath(c.path, to);
+  if (c.what.facts.kind != face::node_file) return give_path(c.path, to);
+  room<path_buffer> real;
+  if (real.get() == nullptr || next_realpath(c.what.path, *real) == nullptr) return nullptr;
+  const char* rest = below(*real, current().view);
+  return give_path(rest != nullptr && *rest != '\0' ? rest : *real, to);
 }
 
 // Nodes come and go with their devices: what a program does to them itself has no effect.
 bool is_node(int directory, const char* path) {
-  path_buffer absolute;
-  return claims(directory, path, absolute) && is_device_path(absolute);
+  room<claim> c;
+  return claims(directory, path, c) && is_device_path(c->path);
 }
-
-bool is_block_fd(int fd) {
-  if (!current().enabled) return false;
-  const errno_keeper keep;
-  struct stat st;
-  found n;
-  return sys::stat_at(fd, "", &st, AT_EMPTY_PATH) == 0 && block_device_of(st, n);
+// The same of names that the kernel was just asked for.
+bool was_node(int directory, const char* path) {
+  room<claim> c;
+  return errno == ENOENT && names_ours(directory, path, c);
 }
 
 #define LBD_MODE_ARGUMENT(flags, mode)             \
@@ -244,23 +273,23 @@ extern "C" {
 int lbd_open(const char* path, int flags, ...) LBD_INTERPOSES("open");
 int lbd_open(const char* path, int flags, ...) {
   LBD_MODE_ARGUMENT(flags, mode)
-  return open_any(AT_FDCWD, path, flags, [&] { return next_open(path, flags, mode); });
+  return open_any(AT_FDCWD, path, flags, mode, [&] { return next_open(path, flags, mode); });
 }
 int lbd_open64(const char* path, int flags, ...) LBD_INTERPOSES("open64");
 int lbd_open64(const char* path, int flags, ...) {
   LBD_MODE_ARGUMENT(flags, mode)
-  return open_any(AT_FDCWD, path, flags, [&] { return next_open64(path, flags, mode); });
+  return open_any(AT_FDCWD, path, flags, mode, [&] { return next_open64(path, flags, mode); });
 }
 int lbd_openat(int directory, const char* path, int flags, ...) LBD_INTERPOSES("openat");
 int lbd_openat(int directory, const char* path, int flags, ...) {
   LBD_MODE_ARGUMENT(flags, mode)
-  return open_any(directory, path, flags,
+  return open_any(directory, path, flags, mode,
                   [&] { return next_openat(directory, path, flags, mode); });
 }
 int lbd_openat64(int directory, const char* path, int flags, ...) LBD_INTERPOSES("openat64");
 int lbd_openat64(int directory, const char* path, int flags, ...) {
   LBD_MODE_ARGUMENT(flags, mode)
-  return open_any(directory, path, flags,
+  return open_any(directory, path, flags, mode,
                   [&] { return next_openat64(directory, path, flags, mode); });
 }
 // As programs call them that were built with _FORTIFY_SOURCE.
@@ -319,9 +348,7 @@ int lbd_faccessat(int directory, const char* path, int mode, int flags) {
 
 ssize_t lbd_readlink(const char* path, char* to, size_t bytes) LBD_INTERPOSES("readlink");
 ssize_t lbd_readlink(const char* path, char* to, size_t bytes) {
-  path_buffer absolute;
-  if (claims(AT_FDCWD, path, absolute)) return readlink_absolute(absolute, to, bytes);
-  return next_readlink(path, to, bytes);
+  return readlink_any(AT_FDCWD, path, to, bytes, [&] { return next_readlink(path, to, bytes); });
 }
 ssize_t lbd_readlink_chk(const char* path, char* to, size_t bytes, size_t room)
     LBD_INTERPOSES("__readlink_chk");
@@ -331,10 +358,8 @@ ssize_t lbd_readlink_chk(const char* path, char* to, size_t bytes, size_t room) 
 ssize_t lbd_readlinkat(int directory, const char* path, char* to, size_t bytes)
     LBD_INTERPOSES("readlinkat");
 ssize_t lbd_readlinkat(int directory, const char* path, char* to, size_t bytes) {
-  path_buffer absolute;
-  if (path != nullptr && path[0] != '\0' && claims(directory, path, absolute))
-    return readlink_absolute(absolute, to, bytes);
-  return next_readlinkat(directory, path, to, bytes);
+  return readlink_any(directory, path, to, bytes,
+                      [&] { return next_readlinkat(directory, path, to, bytes); });
 }
 ssize_t lbd_readlinkat_chk(int directory, const char* path, char* to, size_t bytes, size_t room)
     LBD_INTERPOSES("__readlinkat_chk");
@@ -344,11 +369,11 @@ ssize_t lbd_readlinkat_chk(int directory, const char* path, char* to, size_t byt
 
 char* lbd_realpath(const char* path, char* to) LBD_INTERPOSES("realpath");
 char* lbd_realpath(const char* path, char* to) {
-  path_buffer absolute;
-  if (claims(AT_FDCWD, path, absolute)) return real_path_of(absolute, to);
+  room<claim> c;
+  if (claims(AT_FDCWD, path, c)) return real_path_of(*c, to);
   char* const real = next_realpath(path, to);
-  if (real == nullptr && errno == ENOENT && follow_to_claimed(AT_FDCWD, path, absolute))
-    return real_path_of(absolute, to);
+  if (real == nullptr && errno == ENOENT && follow_to_claimed(AT_FDCWD, path, c))
+    return real_path_of(*c, to);
   return real;
 }
 char* lbd_realpath_chk(const char* path, char* to, size_t room) LBD_INTERPOSES("__realpath_chk");
@@ -377,7 +402,9 @@ int lbd_truncate64(const char* path, off_t length) { return lbd_truncate(path, l
   extern "C" int lbd_##name parameters LBD_INTERPOSES(#name);     \
   extern "C" int lbd_##name parameters {                          \
     static next<int parameters> real(#name);                      \
-    return is_node(directory, path) ? 0 : real arguments;         \
+    if (is_node(directory, path)) return 0;                       \
+    const int rc = real arguments;                                \
+    return rc != 0 && was_node(directory, path) ? 0 : rc;         \
   }
 
 LBD_IGNORED(unlink, (const char* path), AT_FDCWD, path, (path))
@@ -387,6 +414,7 @@ LBD_IGNORED(rename, (const char* from, const char* to), AT_FDCWD, to, (from, to)
 LBD_IGNORED(renameat, (int at, const char* from, int at_to, const char* to), at_to, to,
             (at, from, at_to, to))
 LBD_IGNORED(symlink, (const char* target, const char* path), AT_FDCWD, path, (target, path))
+LBD_IGNORED(symlinkat, (const char* target, int at, const char* path), at, path, (target, at, path))
 LBD_IGNORED(mknod, (const char* path, mode_t mode, dev_t number), AT_FDCWD, path,
             (path, mode, number))
 LBD_IGNORED(mknodat, (int at, const char* path, mode_t mode, dev_t number), at, path,
@@ -429,8 +457,9 @@ extern "C" int lbd_xmknod(int version, const char* path, mode_t mode, const dev_
 extern "C" int lbd_mkdir(const char* path, mode_t mode) LBD_INTERPOSES("mkdir");
 extern "C" int lbd_mkdir(const char* path, mode_t mode) {
   static next<int(const char*, mode_t)> real("mkdir");
-  path_buffer absolute;
-  if (claims(AT_FDCWD, path, absolute) && strcmp(absolute, "/dev/mapper") == 0) return fail(EEXIST);
+  room<claim> c;
+  if (claims(AT_FDCWD, path, c) && strcmp(c->path, "/dev/mapper") == 0) return fail(EEXIST);
+  if (names_ours(AT_FDCWD, path, c)) return fail(EEXIST);
   return real(path, mode);
 }
 

@@ -43,39 +43,35 @@ void take_disks(settings& s, const char* text) {
 }
 
 void prepare() {
-  settings s{};
+  settings& s = the_settings;
   s.enabled = take(s.socket, sizeof s.socket, environment("LBD_RUN_SOCKET")) && s.socket[0] != 0;
   take(s.view, sizeof s.view, environment("LBD_RUN_VIEW"));
   take(s.mount, sizeof s.mount, environment("LBD_RUN_MOUNT"));
   take_disks(s, environment("LBD_RUN_DISKS"));
   struct stat st;
   if (s.mount[0] != 0 && sys::stat_at(AT_FDCWD, s.mount, &st, 0) == 0) s.mount_device = st.st_dev;
-  the_settings = s;
 }
 
 __attribute__((constructor)) void load_settings() { (void)current(); }
 
-// Removes "//", "." and ".." from an absolute path.
-void normalize(char* path) {
-  char* out = path;
-  const char* in = path;
-  while (*in != '\0') {
-    while (*in == '/') ++in;
-    const char* end = in;
-    while (*end != '\0' && *end != '/') ++end;
-    const size_t length = static_cast<size_t>(end - in);
-    if (length == 2 && in[0] == '.' && in[1] == '.') {
-      while (out > path && *--out != '/') {
-      }
-    } else if (length != 0 && !(length == 1 && in[0] == '.')) {
-      *out++ = '/';
-      memmove(out, in, length);
-      out += length;
-    }
-    in = end;
-  }
-  if (out == path) *out++ = '/';
-  *out = '\0';
+// The next part of a path: what lies between slashes. False at the end.
+bool next_part(const char*& path, const char*& part, size_t& length) {
+  while (*path == '/') ++path;
+  part = path;
+  while (*path != '\0' && *path != '/') ++path;
+  length = static_cast<size_t>(path - part);
+  return length != 0;
+}
+bool is_up(const char* part, size_t length) {
+  return length == 2 && part[0] == '.' && part[1] == '.';
+}
+bool is_here(const char* part, size_t length) { return length == 1 && part[0] == '.'; }
+
+// Whether the words of an absolute path are in their simplest form.
+bool is_simple(const char* path) {
+  for (const char* at = path; *at != '\0'; ++at)
+    if (at[0] == '/' && (at[1] == '/' || at[1] == '.')) return false;
+  return true;
 }
 
 // The path of an open folder, or of the current one.
@@ -83,26 +79,6 @@ bool path_of_folder(int directory, path_buffer& out) {
   const errno_keeper keep;
   if (directory != AT_FDCWD) return path_of_fd(directory, out) && out[0] == '/';
   return syscall(SYS_getcwd, out, sizeof out) > 0 && out[0] == '/';
-}
-
-bool make_absolute(int directory, const char* path, path_buffer& out) {
-  size_t used = 0;
-  if (path[0] != '/') {
-    if (!path_of_folder(directory, out)) return false;
-    used = strlen(out);
-    if (used + 1 >= sizeof out) return false;
-    out[used++] = '/';
-  }
-  const size_t length = strlen(path);
-  if (used + length >= sizeof out) return false;
-  memcpy(out + used, path, length + 1);
-  normalize(out);
-  // A file of the daemon's folder stands for one of the kernel's.
-  const char* view = current().view;
-  if (view[0] == '\0') return true;
-  const char* rest = below(out, view);
-  if (rest != nullptr && *rest != '\0') memmove(out, rest, strlen(rest) + 1);
-  return true;
 }
 
 bool is_claimed(const char* absolute) {
@@ -120,18 +96,88 @@ bool is_claimed(const char* absolute) {
          strncmp(absolute, "/run/udev/data/b", 16) == 0;
 }
 
-// Nothing of LBD's lies there: then the kernel has to see the path as it came, for it follows links
-// before it goes up by "..". But a file of the daemon's folder has to be the kernel's.
-bool is_elsewhere(int directory, const char* path, const char* absolute) {
-  if (is_device_path(absolute)) return false;
-  const errno_keeper keep;
-  found n;
-  if (look_up(absolute, n) != 0 || n.facts.kind != face::node_elsewhere) return false;
-  const char* view = current().view;
-  if (view[0] == '\0') return true;
-  if (path[0] == '/') return below(path, view) == nullptr;
-  path_buffer folder;
-  return path_of_folder(directory, folder) && below(folder, view) == nullptr;
+// Goes through a path from left to right.
+class walker {
+ public:
+  explicit walker(path_buffer& out) : out_(out) {}
+
+  // The absolute path that `path` means.
+  bool walk(int directory, const char* path) {
+    used_ = 0;
+    if (path[0] != '/') {
+      if (!path_of_folder(directory, out_)) return false;
+      used_ = out_[1] == '\0' ? 0 : strlen(out_);
+    }
+    const char* part = nullptr;
+    for (size_t length = 0; next_part(path, part, length);) {
+      if (is_here(part, length)) continue;
+      if (is_up(part, length)) {
+        go_up();
+        continue;
+      }
+      if (used_ + length + 2 > sizeof out_) return false;
+      out_[used_++] = '/';
+      memcpy(out_ + used_, part, length);
+      used_ += length;
+      out_[used_] = '\0';
+      may_be_link_ = true;
+    }
+    leave_view();
+    if (used_ == 0) memcpy(out_, "/", 2);
+    return true;
+  }
+  // It led through the daemon's folder, of which the kernel must not see anything.
+  bool was_in_view() const { return was_in_view_; }
+
+ private:
+  // A file of the daemon's folder stands for one of the kernel's.
+  void leave_view() {
+    if (used_ == 0) return;
+    out_[used_] = '\0';
+    const char* rest = below(out_, current().view);
+    if (rest == nullptr || *rest == '\0') return;
+    used_ = strlen(rest);
+    memmove(out_, rest, used_ + 1);
+    was_in_view_ = true;
+  }
+
+  // Links are followed before "..", where there are some of LBD's.
+  void go_up() {
+    leave_view();
+    if (may_be_link_ && below(out_, "/sys") != nullptr) follow();
+    while (used_ != 0 && out_[--used_] != '/') {
+    }
+    out_[used_] = '\0';
+  }
+
+  void follow() {
+    const errno_keeper keep;
+    room<found> n;
+    if (n.get() == nullptr) return;
+    const char* place = out_;
+    if (is_claimed(out_) && look_up(out_, *n) == 0 && n->facts.kind == face::node_file)
+      place = n->path;
+    const int fd = sys::open(place, O_PATH | O_CLOEXEC);
+    if (fd < 0) return;
+    const bool known = path_of_fd(fd, n->path);
+    sys::close(fd);
+    if (!known) return;
+    used_ = strlen(n->path);
+    memcpy(out_, n->path, used_ + 1);
+    may_be_link_ = false;
+    leave_view();
+  }
+
+  path_buffer& out_;
+  size_t used_ = 0;
+  bool may_be_link_ = false;  // below what is known to be without links
+  bool was_in_view_ = false;
+};
+
+// Whether it needs no closer look to see that LBD has no part in a path.
+bool is_surely_not_claimed(const char* path) {
+  return path[0] == '/' && is_simple(path) && !is_claimed(path) &&
+         below(path, current().view) == nullptr;
 }
 
 }  // namespace
@@ -167,7 +213,7 @@ const settings& current() {
 
 const char* below(const char* path, const char* folder) {
   const size_t length = strlen(folder);
-  if (strncmp(path, folder, length) != 0) return nullptr;
+  if (length == 0 || strncmp(path, folder, length) != 0) return nullptr;
   return path[length] == '\0' || path[length] == '/' ? path + length : nullptr;
 }
 
@@ -190,36 +236,82 @@ bool path_of_fd(int fd, path_buffer& out) {
   return true;
 }
 
-bool claims(int directory, const char* path, path_buffer& absolute) {
-  if (path == nullptr || !current().enabled) return false;
-  // Most paths are told apart by their first letters.
-  if (path[0] == '/' && path[1] != '/' && path[1] != '.' && path[1] != 'd' && path[1] != 's' &&
-      path[1] != 'p' && path[1] != 'r' && below(path, current().view) == nullptr)
-    return false;
-  return make_absolute(directory, path, absolute) && is_claimed(absolute) &&
-         !is_elsewhere(directory, path, absolute);
+namespace {
+
+// Disks of others, in other programs of the same daemon, are just files here.
+bool is_own_disk(const face::node& n) {
+  const settings& s = current();
+  for (unsigned i = 0; i < s.disk_count; ++i)
+    if (s.disks[i].major == n.major && s.disks[i].minor == n.minor) return true;
+  return false;
 }
 
-bool follow_to_claimed(int directory, const char* path, path_buffer& absolute) {
+// From a link of LBD's own to what it leads to.
+bool go_through(claim& c) {
+  if (c.what.facts.kind != face::node_link) return true;
+  memcpy(c.path, c.what.path, sizeof c.path);
+  c.error = look_up(c.path, c.what);
+  return true;
+}
+
+}  // namespace
+
+bool claims(int directory, const char* path, room<claim>& to) {
+  if (path == nullptr || path[0] == '\0' || !current().enabled) return false;
+  if (is_surely_not_claimed(path)) return false;
+  claim* const c = to.get();
+  if (c == nullptr) return false;
+  walker w(c->path);
+  if (!w.walk(directory, path)) return false;
+  c->error = 0;
+  c->what.facts = face::node{};
+  if (!is_claimed(c->path)) {
+    const errno_keeper keep;
+    struct stat st;
+    const bool missing =
+        w.was_in_view() && sys::stat_at(AT_FDCWD, c->path, &st, AT_SYMLINK_NOFOLLOW) != 0;
+    if (missing) c->error = look_up(c->path, c->what);
+    return w.was_in_view() && go_through(*c);
+  }
+  c->error = look_up(c->path, c->what);
+  // Nothing of LBD's lies there: then the kernel has to see the path as it came, for it follows
+  // links before it goes up by "..".
+  const bool elsewhere = c->error == 0 && c->what.facts.kind == face::node_elsewhere;
+  return !elsewhere || w.was_in_view() || is_device_path(c->path);
+}
+
+bool names_ours(int directory, const char* path, room<claim>& to) {
+  if (path == nullptr || path[0] == '\0' || !current().enabled) return false;
+  if (path[0] == '/' && is_simple(path) && strncmp(path, "/dev/", 5) != 0) return false;
+  claim* const c = to.get();
+  if (c == nullptr || !walker(c->path).walk(directory, path)) return false;
+  if (strncmp(c->path, "/dev/", 5) != 0) return false;
+  c->error = look_up(c->path, c->what);
+  const uint32_t kind = c->what.facts.kind;
+  if (c->error != 0 || kind == face::node_elsewhere) return false;
+  return kind != face::node_disk || is_own_disk(c->what.facts);
+}
+
+bool follow_to_claimed(int directory, const char* path, room<claim>& to) {
   if (path == nullptr || !current().enabled) return false;
   const errno_keeper keep;
-  path_buffer here, target;
-  if (!make_absolute(directory, path, here)) return false;
+  if (names_ours(directory, path, to)) return go_through(*to);
+  char first = '\0';
+  if (syscall(SYS_readlinkat, directory, path, &first, 1) != 1) return false;
+  room<path_buffer> place, target;
+  if (place.get() == nullptr || target.get() == nullptr) return false;
+  path_buffer &here = *place, &next_one = *target;
+  if (!walker(here).walk(directory, path)) return false;
   for (int links = 0; links < 8; ++links) {
-    const ssize_t length = sys::read_link(here, target, sizeof target - 1);
+    const ssize_t length = sys::read_link(here, next_one, sizeof next_one - 1);
     if (length <= 0) return false;
-    target[length] = '\0';
+    next_one[length] = '\0';
     // A relative link begins in its own folder.
-    path_buffer joined;
-    size_t used = 0;
-    if (target[0] != '/') {
-      used = static_cast<size_t>(strrchr(here, '/') - here) + 1;
-      if (used + static_cast<size_t>(length) >= sizeof joined) return false;
-      memcpy(joined, here, used);
-    }
-    memcpy(joined + used, target, static_cast<size_t>(length) + 1);
-    if (claims(AT_FDCWD, joined, absolute)) return true;
-    memcpy(here, joined, sizeof here);
+    const size_t kept = next_one[0] == '/' ? 0 : static_cast<size_t>(strrchr(here, '/') - here) + 1;
+    if (kept + static_cast<size_t>(length) >= sizeof here) return false;
+    memcpy(here + kept, next_one, static_cast<size_t>(length) + 1);
+    if (claims(AT_FDCWD, here, to)) return true;
+    if (names_ours(AT_FDCWD, here, to)) return go_through(*to);
   }
   return false;
 }

@@ -4,7 +4,8 @@
 // Whatever is no business of LBD's goes to the C library as it came.
 //
 // Rules of this folder: no state but what init finds in the environment, so that fork, exec, dup
-// and threads need no care; no memory is allocated; own needs are met by system calls (sys::),
+// and threads need no care; the C library's allocator is not used, and paths do not lie on the
+// stack, of which threads may have little (room); own needs are met by system calls (sys::),
 // because the C library's names are this library's here; errno stays as it was after success.
 #pragma once
 
@@ -14,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -68,6 +70,35 @@ int stat_at(int directory, const char* path, struct stat* to, int flags);
 ssize_t read_link(const char* path, char* to, size_t bytes);
 }  // namespace sys
 
+// A plain T of this call alone, in memory of its own from the first get() on. Its bytes are zero.
+template <class T>
+class room {
+ public:
+  room() = default;
+  ~room() {
+    const errno_keeper keep;
+    if (at_ != nullptr) syscall(SYS_munmap, at_, sizeof(T));
+  }
+  room(const room&) = delete;
+  room& operator=(const room&) = delete;
+
+  // nullptr: there is no memory.
+  T* get() {
+    if (at_ != nullptr) return at_;
+    const errno_keeper keep;
+    const long made = syscall(SYS_mmap, nullptr, sizeof(T), PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+    if (made != -1) at_ = reinterpret_cast<T*>(made);
+    return at_;
+  }
+  // REQUIRES: get() was not nullptr.
+  T& operator*() const { return *at_; }
+  T* operator->() const { return at_; }
+
+ private:
+  T* at_ = nullptr;
+};
+
 struct disk {
   uint64_t device, inode;  // of the file
   uint32_t major, minor;
@@ -85,13 +116,26 @@ struct settings {
 };
 const settings& current();
 
+struct found {
+  face::node facts;
+  path_buffer path;
+};
+// A path that is LBD's affair.
+struct claim {
+  path_buffer path;  // absolute, without "." and ".."
+  int error;         // of looking it up, an errno value; 0: `what` is it
+  found what;
+};
+
 // --- paths.cc
 
-// The path, made absolute and without "." and "..", if what lies there is LBD's affair. A path
-// below the daemon's folder is the path it stands for.
-bool claims(int directory, const char* path, path_buffer& absolute);
-// If nothing is found at `path`, it may be a link to something of LBD's: follows it to that.
-bool follow_to_claimed(int directory, const char* path, path_buffer& absolute);
+// Whether LBD's affair lies there; `to` then has a claim. A path below the daemon's folder is the
+// path it stands for.
+bool claims(int directory, const char* path, room<claim>& to);
+// For when nothing is found at `path`: it may be a name in /dev that only LBD has.
+bool names_ours(int directory, const char* path, room<claim>& to);
+// The same, and it may be a link to something of LBD's: follows it to that.
+bool follow_to_claimed(int directory, const char* path, room<claim>& to);
 // The path of an open file. False when it has none.
 bool path_of_fd(int fd, path_buffer& out);
 // The rest of `path` if `folder` is above it or the same, else nullptr.
@@ -100,14 +144,10 @@ bool is_device_path(const char* absolute);
 
 // --- daemon.cc
 
-struct found {
-  face::node facts;
-  path_buffer path;
-};
-// 0, or an errno value.
+// All answer 0, or an errno value.
 int look_up(const char* absolute, found& out);
-int find_number(uint32_t major, uint32_t minor, found& out);
-int find_file(uint64_t inode, found& out);
+int find_number(uint32_t major, uint32_t minor, face::node& out);
+int find_file(uint64_t inode, face::node& out);
 int set_read_ahead(uint32_t major, uint32_t minor, uint32_t sectors);
 // A connection that stands for the control node; -1 with errno.
 int open_control(int flags);
@@ -118,13 +158,10 @@ void complain(const char* path, const char* text);
 // --- status.cc
 
 // Whether this is a block device here: a disk file, or a file of the mount. `out` is filled.
-bool block_device_of(const struct stat& st, found& out);
+bool block_device_of(const struct stat& st, face::node& out);
 bool is_disk_file(int directory, const char* path);
-
-// --- files.cc
-
-// What open() does for a claimed path or a disk file; handled is false if it is neither.
-int open_claimed(int directory, const char* path, int flags, bool& handled);
+// Whether a disk file is open there, and how much of it is the disk.
+bool is_open_disk(int fd, uint64_t& size_bytes);
 
 // --- block.cc
 

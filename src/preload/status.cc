@@ -47,13 +47,28 @@ void fill_node(struct stat& st, const face::node& n) {
   st.st_blksize = 4096;
 }
 
+void fill_link(struct stat& st, const char* target) {
+  memset(&st, 0, sizeof st);
+  st.st_mode = S_IFLNK | 0777;
+  st.st_dev = devices_device;
+  st.st_ino = 1;
+  st.st_nlink = 1;
+  st.st_size = static_cast<off_t>(strlen(target));
+  st.st_blksize = 4096;
+}
+
+void fill(struct stat& st, const claim& c) {
+  if (c.what.facts.kind == face::node_link) return fill_link(st, c.what.path);
+  fill_node(st, c.what.facts);
+}
+
 // After the C library's answer about something that is open, or lies at a path of no interest.
 void mend(struct stat& st, int fd) {
   uint32_t major = 0, minor = 0;
   if (S_ISREG(st.st_mode)) {
     if (is_disk(st, major, minor)) return make_node(st, S_IFBLK, major, minor);
-    found n;
-    if (block_device_of(st, n)) fill_node(st, n.facts);
+    face::node n;
+    if (block_device_of(st, n)) fill_node(st, n);
   } else if (S_ISSOCK(st.st_mode) && fd >= 0 && is_control(fd)) {
     face::node n{};
     n.kind = face::node_control;
@@ -78,33 +93,36 @@ int by_lxstat(int version, const char* path, struct stat* to, int) {
   return next_lxstat(version, path, to);
 }
 
-int stat_node(const char* absolute, struct stat* to, int flags) {
-  found n;
-  const int error = look_up(absolute, n);
-  if (error != 0) {
-    errno = error;
+int stat_node(const claim& c, struct stat* to, int flags) {
+  if (c.error != 0) {
+    errno = c.error;
     return -1;
   }
-  if (n.facts.kind == face::node_file) return next_fstatat(AT_FDCWD, n.path, to, flags);
-  if (n.facts.kind == face::node_elsewhere) return next_fstatat(AT_FDCWD, absolute, to, flags);
-  fill_node(*to, n.facts);
+  const face::node& n = c.what.facts;
+  if (n.kind == face::node_file) return next_fstatat(AT_FDCWD, c.what.path, to, flags);
+  if (n.kind == face::node_elsewhere) return next_fstatat(AT_FDCWD, c.path, to, flags);
+  fill(*to, c);
   return 0;
+}
+
+// Where the kernel has found nothing.
+bool is_behind(int directory, const char* path, int flags, room<claim>& c) {
+  return (flags & AT_SYMLINK_NOFOLLOW) == 0 ? follow_to_claimed(directory, path, c)
+                                            : names_ours(directory, path, c);
 }
 
 // `how_directory` is the directory, or what else `how` takes first.
 int stat_path(int how_directory, int directory, const char* path, struct stat* to, int flags,
               do_stat how) {
-  path_buffer absolute;
-  if (claims(directory, path, absolute)) return stat_node(absolute, to, flags);
+  room<claim> c;
+  if (claims(directory, path, c)) return stat_node(*c, to, flags);
   const int rc = how(how_directory, path, to, flags);
   if (rc == 0) {
     const errno_keeper keep;
     mend(*to, -1);
     return 0;
   }
-  const bool follows = (flags & AT_SYMLINK_NOFOLLOW) == 0;
-  if (errno == ENOENT && follows && follow_to_claimed(directory, path, absolute))
-    return stat_node(absolute, to, flags);
+  if (errno == ENOENT && is_behind(directory, path, flags, c)) return stat_node(*c, to, flags);
   return rc;
 }
 
@@ -135,17 +153,16 @@ void to_statx(const struct stat& from, struct statx& to) {
   to.stx_blocks = static_cast<uint64_t>(from.st_blocks);
 }
 
-int statx_node(const char* absolute, int flags, unsigned mask, struct statx* to) {
-  found n;
-  const int error = look_up(absolute, n);
-  if (error != 0) {
-    errno = error;
+int statx_node(const claim& c, int flags, unsigned mask, struct statx* to) {
+  if (c.error != 0) {
+    errno = c.error;
     return -1;
   }
-  if (n.facts.kind == face::node_file) return next_statx(AT_FDCWD, n.path, flags, mask, to);
-  if (n.facts.kind == face::node_elsewhere) return next_statx(AT_FDCWD, absolute, flags, mask, to);
+  const face::node& n = c.what.facts;
+  if (n.kind == face::node_file) return next_statx(AT_FDCWD, c.what.path, flags, mask, to);
+  if (n.kind == face::node_elsewhere) return next_statx(AT_FDCWD, c.path, flags, mask, to);
   struct stat st;
-  fill_node(st, n.facts);
+  fill(st, c);
   memset(to, 0, sizeof *to);
   to->stx_mask = STATX_BASIC_STATS;
   to->stx_blksize = static_cast<uint32_t>(st.st_blksize);
@@ -162,7 +179,7 @@ int stat_fd(int fd, struct stat* to, int rc) {
 
 }  // namespace
 
-bool block_device_of(const struct stat& st, found& out) {
+bool block_device_of(const struct stat& st, face::node& out) {
   const settings& s = current();
   if (!s.enabled || !S_ISREG(st.st_mode)) return false;
   uint32_t major = 0, minor = 0;
@@ -176,6 +193,16 @@ bool is_disk_file(int directory, const char* path) {
   struct stat st;
   uint32_t major = 0, minor = 0;
   return sys::stat_at(directory, path, &st, 0) == 0 && is_disk(st, major, minor);
+}
+
+bool is_open_disk(int fd, uint64_t& size_bytes) {
+  if (!current().enabled || current().disk_count == 0) return false;
+  const errno_keeper keep;
+  struct stat st;
+  uint32_t major = 0, minor = 0;
+  if (sys::stat_at(fd, "", &st, AT_EMPTY_PATH) != 0 || !S_ISREG(st.st_mode)) return false;
+  size_bytes = static_cast<uint64_t>(st.st_size) / 512 * 512;
+  return is_disk(st, major, minor);
 }
 
 extern "C" {
@@ -250,9 +277,9 @@ int lbd_fxstatat64(int version, int directory, const char* path, struct stat* to
 int lbd_statx(int directory, const char* path, int flags, unsigned mask, struct statx* to)
     LBD_INTERPOSES("statx");
 int lbd_statx(int directory, const char* path, int flags, unsigned mask, struct statx* to) {
-  path_buffer absolute;
+  room<claim> c;
   const bool empty = path != nullptr && path[0] == '\0' && (flags & AT_EMPTY_PATH) != 0;
-  if (!empty && claims(directory, path, absolute)) return statx_node(absolute, flags, mask, to);
+  if (!empty && claims(directory, path, c)) return statx_node(*c, flags, mask, to);
   const int rc = next_statx(directory, path, flags, mask, to);
   if (rc == 0) {
     const errno_keeper keep;
@@ -262,9 +289,8 @@ int lbd_statx(int directory, const char* path, int flags, unsigned mask, struct 
     to_statx(st, *to);
     return 0;
   }
-  const bool follows = (flags & AT_SYMLINK_NOFOLLOW) == 0;
-  if (errno == ENOENT && follows && follow_to_claimed(directory, path, absolute))
-    return statx_node(absolute, flags, mask, to);
+  if (errno == ENOENT && is_behind(directory, path, flags, c))
+    return statx_node(*c, flags, mask, to);
   return rc;
 }
 
