@@ -39,6 +39,22 @@ outcome<void> daemon::listen(const std::string& path) {
   return {};
 }
 
+outcome<std::string> daemon::keep_listener(rt::socket made) {
+  const rt::socket_address at = made.local_address();
+  const std::string text = at.text();
+  if (text.empty() || text == "?")
+    return failure{base::errc::inval,
+                   "a socket from the service manager has neither a path nor a port"};
+  const std::string address = (at.is_unix() ? "unix:" : "tcp:") + text;
+  kept_listeners_[address] = std::move(made);
+  return address;
+}
+
+rt::socket daemon::take_listener(const std::string& address) {
+  auto kept = kept_listeners_.extract(address);
+  return kept.empty() ? rt::socket() : std::move(kept.mapped());
+}
+
 namespace {
 
 // Whoever asks from inside takes answers only.

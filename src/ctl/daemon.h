@@ -5,6 +5,7 @@
 // is daemon_parts.cc. Reactor 0 only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,6 +60,12 @@ class daemon final : private server_control {
   base::outcome<void> listen(const std::string& path);
   void adopt_listener(rt::socket made) { control_.adopt_listener(std::move(made)); }
 
+  // Listening sockets that came with the process, for who is to listen at their addresses:
+  // "unix:PATH" or "tcp:HOST:PORT". Errors: inval, it has no such address.
+  base::outcome<std::string> keep_listener(rt::socket made);
+  // An invalid socket: none is kept for that address.
+  rt::socket take_listener(const std::string& address);
+
   // A method, asked from inside the daemon. Errors: what the method answers.
   rt::task<base::outcome<std::shared_ptr<const nlohmann::json>>> call(
       std::string method, std::shared_ptr<const nlohmann::json> params);
@@ -93,6 +100,7 @@ class daemon final : private server_control {
   rpc_methods methods_;
   rpc_handler rpc_{methods_};
   line_server control_{rpc_, "control"};
+  std::map<std::string, rt::socket> kept_listeners_;
   std::vector<std::unique_ptr<service>> services_;
   std::vector<std::string> missing_;
   rt::event stop_;

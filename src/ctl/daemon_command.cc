@@ -20,15 +20,12 @@ outcome<daemon_places> prepare_places() {
   return places;
 }
 
-// The sockets that the service manager made, or one of our own. Returns what to tell people.
-outcome<std::string> listen(daemon& d, const daemon_command& what) {
-  TRY(auto inherited, inherited_listeners());
-  std::string shown;
-  for (rt::socket& s : inherited) {
-    shown = s.local_address().text();
-    d.adopt_listener(std::move(s));
-  }
-  if (!inherited.empty() && what.socket.empty()) return shown + "\n";
+// A socket of our own, unless the service manager has made some and none is asked for. Returns what
+// to tell people.
+outcome<std::string> listen(daemon& d, const daemon_command& what,
+                            const std::vector<rt::socket>& inherited) {
+  if (!inherited.empty() && what.socket.empty())
+    return inherited.back().local_address().text() + "\n";
   const runtime_environment env = current_environment();
   std::string path = what.socket.empty() ? env.socket : what.socket;
   if (path.empty()) path = daemon_socket_path(d.runtime_folder());
@@ -38,13 +35,16 @@ outcome<std::string> listen(daemon& d, const daemon_command& what) {
 
 rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what,
                                      const daemon_config& config) {
-  CO_TRY(std::string shown, listen(d, what));
+  CO_TRY(auto inherited, inherited_listeners());
+  CO_TRY(std::string shown, listen(d, what, inherited));
   const std::vector<base::failure> missing = co_await restore(d, config, what.strict);
   if (!missing.empty() && what.strict) co_return missing.front();
   for (const base::failure& m : missing) {
     base::log_error("config", m.message);
     d.note_missing(m.message);
   }
+  // The client that the daemon was started for finds everything there.
+  for (rt::socket& s : inherited) d.adopt_listener(std::move(s));
   co_return shown;
 }
 

@@ -80,6 +80,10 @@ export_service::info export_service::describe(const place& at, const one& e) con
 // A host's name may mean several addresses ("localhost": IPv4 and IPv6); one that works is enough
 // where the host lacks the other's protocol, but none may be taken.
 outcome<void> export_service::listen(place& at) {
+  if (rt::socket kept = daemon_.take_listener(at.address)) {
+    at.server.adopt_listener(std::move(kept));
+    return {};
+  }
   if (at.address.starts_with(unix_prefix)) {
     const std::string path = at.address.substr(unix_prefix.size());
     if (daemon_.sources().refuses(path))

@@ -6,6 +6,7 @@
 
 #include "ctl/daemon_command.h"
 #include "ctl/paths.h"
+#include "ctl/process.h"
 #include "ctl/runtime_dir.h"
 
 namespace lbd::ctl {
@@ -16,8 +17,14 @@ using base::failure;
 using base::outcome;
 using nlohmann::json;
 
-std::vector<std::string> addresses_of(const serve_command& what) {
+// Those of the service manager's sockets, and of the options.
+outcome<std::vector<std::string>> addresses_of(daemon& d, const serve_command& what) {
   std::vector<std::string> out;
+  TRY(auto inherited, inherited_listeners());
+  for (rt::socket& s : inherited) {
+    TRY(std::string address, d.keep_listener(std::move(s)));
+    out.push_back(std::move(address));
+  }
   for (const uri::endpoint& at : what.listen) out.push_back("tcp:" + uri::to_text(at));
   for (const std::string& path : what.unix_sockets) out.push_back("unix:" + absolute_path(path));
   if (out.empty()) out.push_back("tcp:localhost:10809");
@@ -29,6 +36,7 @@ rt::task<outcome<std::string>> begin(daemon& d, const serve_command& what) {
   const stack_spec& spec = what.devices.front();
   CO_TRY(const std::string socket, choose_serve_socket(what.control_socket));
   CO_CHECK(d.listen(socket));
+  CO_TRY(const auto addresses, addresses_of(d, what));
   std::string table = *what.table;
   std::replace(table.begin(), table.end(), ';', '\n');
   const std::string name = spec.name.empty() ? "default" : spec.name;
@@ -39,7 +47,7 @@ rt::task<outcome<std::string>> begin(daemon& d, const serve_command& what) {
   auto done = co_await d.call("device.create", device);
   if (!done) co_return failure{done.error().code, "--table: " + done.error().message};
   std::string uris;
-  for (const std::string& address : addresses_of(what)) {
+  for (const std::string& address : addresses) {
     const auto wanted = std::make_shared<const json>(json{
         {"name", name}, {"nbd", address}, {"export", spec.name}, {"read_only", spec.read_only}});
     done = co_await d.call("export.add", wanted);

@@ -481,6 +481,45 @@ class Service(Daemon):
         self.assertFalse(os.path.exists(self.path("pid")))
         self.assertTrue(os.path.exists(self.socket), "the socket is the service manager's")
 
+    def activated(self, addresses, *command):
+        """Starts a program with sockets that listen at these addresses."""
+        testing.require("systemd-socket-activate")
+        words = [word for address in addresses for word in ("-l", str(address))]
+        words += ["-E", f"LBD_RUNTIME_DIR={self.folder}"]
+        # The sockets are there before the program, which comes with the first client.
+        process = self.start_process(["systemd-socket-activate", *words, *map(str, command)])
+        process.wait_ready(lambda: "Listening on" in process.output())
+        return process
+
+    def test_the_lines_of_the_unit_files(self):
+        def line_of(unit, name):
+            text = (testing.SOURCE_DIR / "packaging" / unit).read_text(encoding="utf-8")
+            return next(line.split("=", 1)[1] for line in text.splitlines() if line.startswith(name + "="))
+
+        config = self.path("lbd.toml")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write('[[device]]\nname = "d"\ntable = "0 8 zero"\n')
+        places = {"/usr/bin/lbd": self.lbd, "/etc/lbd.toml": config}
+        self.assertEqual(line_of("lbd.socket", "ListenStream"), "/run/lbd/lbd.sock")
+        command = [places.get(word, word) for word in line_of("lbd.service", "ExecStart").split()]
+        daemon = self.activated([self.socket], *command)
+        self.assertEqual(self.ok("device", "table", "d"), "0 8 zero \n")
+        self.ok("shutdown")
+        self.assertEqual(daemon.wait(), 0)
+        self.assertTrue(os.path.exists(self.socket), "the socket is the service manager's")
+
+    def test_serve_with_a_table_takes_the_sockets_handed_over(self):
+        testing.require("nbdinfo")
+        path, port = self.path("s.nbd"), testing.free_port()
+        server = self.activated([path, f"127.0.0.1:{port}"], self.lbd, "serve", "--socket", self.path("s.sock"),
+                                "--table", f"0 2048 linear {self.path('a.img')} 0")
+        for uri in (f"nbd+unix:///?socket={path}", f"nbd://127.0.0.1:{port}"):
+            told = subprocess.run(["nbdinfo", "--size", uri], capture_output=True, text=True, check=True).stdout
+            self.assertEqual(int(told), MIB)
+        self.assertIn(f"nbd+unix:///?socket={path}", server.output())
+        self.assertEqual(server.stop(), 0)
+        self.assertTrue(os.path.exists(path), "the socket is the service manager's")
+
 
 if __name__ == "__main__":
     testing.main()
