@@ -53,7 +53,7 @@ class Guides(mapped.Case):
     def test_every_command_answers_as_shown(self):
         self.make_disk(4096)
         self.require_mount()
-        testing.require("sqlite3", "mkfs.ext4", "debugfs", "e2fsck")
+        testing.require("sqlite3", "mkfs.ext4", "debugfs", "e2fsck", "cryptsetup")
         guides = sorted(GUIDES.glob("*.md"))
         self.assertTrue(guides)
         for path in guides:
