@@ -128,9 +128,9 @@ int check_end(const char* path) {
 
 constexpr size_t stack_bytes = 1 << 20;
 #ifdef LBD_SANITIZED
-constexpr size_t most_bytes = 64 << 10;  // frames are larger there
+constexpr size_t most_bytes = 64 << 10, own_frame = 16 << 10;  // frames are larger there
 #else
-constexpr size_t most_bytes = 4096;
+constexpr size_t most_bytes = 4096, own_frame = 512;
 #endif
 constexpr char untouched = 0x5a;
 
@@ -144,7 +144,6 @@ template <class Call>
 __attribute__((noinline)) size_t stack_of(char* stack, Call call) {
   call();  // the dynamic linker's part
   char* const here = static_cast<char*>(__builtin_frame_address(0));
-  constexpr size_t own_frame = 512;
   memset(stack, untouched, static_cast<size_t>(here - stack) - own_frame);
   call();
   const char* lowest = stack;
