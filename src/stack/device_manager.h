@@ -175,7 +175,7 @@ class device_manager {
   // REQUIRES: nothing is in flight.
   static rt::task<void> close_table(std::unique_ptr<live_table> t);
   base::outcome<void> check_line(const entry& e, const table_line& l, uint64_t expected_start,
-                                 size_t index, size_t count) const;
+                                 const live_table& built) const;
   // Adds a line to `built`.
   rt::task<base::outcome<void>> construct(entry_ptr e, table_line l, live_table& built);
   // The areas that targets work on lie on their devices; lines and areas begin and end where the

@@ -209,22 +209,24 @@ task<outcome<block::opened_device>> device_manager::open_source(std::string sour
 }
 
 outcome<void> device_manager::check_line(const entry& e, const table_line& l,
-                                         uint64_t expected_start, size_t index,
-                                         size_t count) const {
+                                         uint64_t expected_start, const live_table& built) const {
   const target_type* type = find_type(l.type);
+  const auto is_alone = [](const target_type& t) {
+    return (t.features & target_type::singleton) != 0;
+  };
+  if (!built.lines.empty() && is_alone(*built.lines[0].type))
+    return plain_failure(e.number, "target type " + std::string(built.lines[0].type->name) +
+                                       " must appear alone in table");
   if (l.length_sectors == 0) return plain_failure(e.number, "zero-length target");
   if (l.length_sectors > largest_sectors || l.start_sector + l.length_sectors < l.start_sector ||
       l.start_sector + l.length_sectors > largest_sectors)
     return plain_failure(e.number, "too large device");
   if (type == nullptr) return plain_failure(e.number, l.type + ": unknown target type");
+  if (!built.lines.empty() && is_alone(*type))
+    return table_failure(e.number, l.type, errc::inval,
+                         "singleton target type must appear alone in table");
   if (l.start_sector != expected_start)
     return table_failure(e.number, l.type, errc::inval, "Gap in table");
-  if ((type->features & target_type::singleton) != 0 && (index != 0 || count != 1)) {
-    if (index != 0)
-      return table_failure(e.number, l.type, errc::inval,
-                           "singleton target type must appear alone in table");
-    return plain_failure(e.number, "target type " + l.type + " must appear alone in table");
-  }
   return {};
 }
 
@@ -251,9 +253,8 @@ task<outcome<void>> device_manager::build(entry_ptr e, std::vector<table_line> l
   }
   built.read_only = read_only;
   uint64_t expected = 0;
-  for (size_t i = 0; i < lines.size(); ++i) {
-    const table_line& l = lines[i];
-    outcome<void> added = check_line(*e, l, expected, i, lines.size());
+  for (const table_line& l : lines) {
+    outcome<void> added = check_line(*e, l, expected, built);
     if (added) added = co_await construct(e, l, built);
     if (!added) {
       base::log_error("device-mapper", added.error().message);
