@@ -59,6 +59,9 @@ class daemon final : private server_control {
   // The management socket; several are possible. Errors name the address and the remedy.
   base::outcome<void> listen(const std::string& path);
   void adopt_listener(rt::socket made) { control_.adopt_listener(std::move(made)); }
+  // Between the two, those who ask on these sockets wait.
+  void hold_clients() { control_.hold(); }
+  void admit_clients() { control_.admit(); }
 
   // Listening sockets that came with the process, for who is to listen at their addresses:
   // "unix:PATH" or "tcp:HOST:PORT". Errors: inval, it has no such address.

@@ -36,6 +36,8 @@ outcome<std::string> listen(daemon& d, const daemon_command& what,
 rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what,
                                      const daemon_config& config) {
   CO_TRY(auto inherited, inherited_listeners());
+  // A client finds everything there.
+  d.hold_clients();
   CO_TRY(std::string shown, listen(d, what, inherited));
   const std::vector<base::failure> missing = co_await restore(d, config, what.strict);
   if (!missing.empty() && what.strict) co_return missing.front();
@@ -43,8 +45,8 @@ rt::task<outcome<std::string>> begin(daemon& d, const daemon_command& what,
     base::log_error("config", m.message);
     d.note_missing(m.message);
   }
-  // The client that the daemon was started for finds everything there.
   for (rt::socket& s : inherited) d.adopt_listener(std::move(s));
+  d.admit_clients();
   co_return shown;
 }
 

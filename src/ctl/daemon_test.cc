@@ -5,6 +5,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -274,6 +275,32 @@ TEST_F(methods, a_table_prints_what_loads_again) {
   ASSERT_TRUE(ask("device.load", {{"name", "d"}, {"table", "0 8 linear 512:0 0"}}));
   EXPECT_EQ((*ask("device.deps", {{"name", "d"}, {"inactive", true}}))->at(0)["source"], a);
   EXPECT_EQ((*ask("device.remove_all", json::object()))->at("left"), 0);
+}
+
+rt::task<rt::socket> ask_for_life(std::string path) {
+  const rt::socket_address at = *rt::socket_address::unix_path(path);
+  auto client = *co_await rt::socket::connect(at);
+  const std::string request = R"({"jsonrpc":"2.0","id":1,"method":"ping"})"
+                              "\n";
+  EXPECT_TRUE(co_await client.send_all(base::as_bytes(request)));
+  co_await rt::sleep_for(std::chrono::milliseconds(50));
+  co_return std::move(client);
+}
+
+rt::task<std::string> what_comes(rt::socket& client) {
+  std::vector<std::byte> buffer(4096);
+  const auto got = co_await client.recv_some(buffer);
+  co_return got ? std::string(base::as_text(base::bytes_view(buffer).first(*got))) : std::string();
+}
+
+TEST_F(methods, clients_that_come_early_wait) {
+  daemon_->hold_clients();
+  ASSERT_TRUE(daemon_->listen(dir_ / "s"));
+  rt::socket client = runtime_->run_until(ask_for_life(dir_ / "s"));
+  char none = 0;
+  EXPECT_LT(::recv(client.fd(), &none, 1, MSG_DONTWAIT), 0) << "answered while it starts";
+  daemon_->admit_clients();
+  EXPECT_THAT(runtime_->run_until(what_comes(client)), HasSubstr("\"result\""));
 }
 
 class nobody final : public line_peer {

@@ -97,7 +97,9 @@ class line_server::connection final : public line_peer {
 };
 
 line_server::line_server(line_handler& handler, std::string scope)
-    : handler_(handler), scope_(std::move(scope)) {}
+    : handler_(handler), scope_(std::move(scope)) {
+  admit();
+}
 
 line_server::~line_server() = default;
 
@@ -118,6 +120,7 @@ void line_server::accept_on(rt::socket socket, rt::socket_file file) {
 
 rt::task<void> line_server::accept_all(listener& from) {
   using namespace std::chrono_literals;
+  co_await admitted_.wait();
   while (!stopping_) {
     auto accepted = co_await from.socket.accept();
     if (stopping_) break;
@@ -170,6 +173,7 @@ void line_server::gone() {
 
 rt::task<void> line_server::stop() {
   stopping_ = true;
+  admit();
   for (listener& l : listeners_) {
     l.socket.shutdown();
     l.file.remove();

@@ -57,6 +57,10 @@ class line_server {
   // The same with a listening socket made elsewhere (socket activation), whose file stays.
   void adopt_listener(rt::socket made);
 
+  // Between the two, clients may connect and send; they are served from admit() on.
+  void hold() { admitted_.reset(); }
+  void admit() { admitted_.set(); }
+
   // Requests that are being handled are answered, then every connection is closed.
   rt::task<void> stop();
 
@@ -79,6 +83,7 @@ class line_server {
   std::list<connection> connections_;
   unsigned running_ = 0;  // coroutines of this server
   bool stopping_ = false;
+  rt::event admitted_;
   rt::event idle_;
 };
 
