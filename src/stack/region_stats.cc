@@ -128,7 +128,9 @@ struct region_stats::region {
     last = std::min(last, where.end);
     while (first < last) {
       const uint64_t index = (first - where.start) / where.step;
-      const uint64_t end = std::min(last, where.start + (index + 1) * where.step);
+      // The step may be anything: where the next area would begin need not be a number.
+      const uint64_t begin = where.start + index * where.step;
+      const uint64_t end = std::min(last, begin + std::min(where.step, where.end - begin));
       work(areas[index], end - first);
       first = end;
     }

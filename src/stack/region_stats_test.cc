@@ -71,6 +71,17 @@ TEST_F(regions, count_what_the_kernel_counts) {
             "0+50 0 0 0 0 0 0 0 0 0 0 0 0 0\n50+50 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
 }
 
+TEST_F(regions, may_have_a_step_beyond_all_sectors) {
+  ASSERT_EQ(tell({"@stats_create", "5+100", "18446744073709551615"}), "0");
+  ASSERT_EQ(tell({"@stats_create", "96+8", "18446744073709551612"}), "1");
+  serve(op::read, 0, 14, 1);
+  serve(op::read, 90, 100, 2);
+  EXPECT_EQ(tell({"@stats_list"}),
+            "0: 5+100 18446744073709551615 - -\n1: 96+8 18446744073709551612 - -\n");
+  EXPECT_EQ(tell({"@stats_print", "0"}), "5+100 2 0 24 3 0 0 0 0 0 3 3 3 0\n");
+  EXPECT_EQ(tell({"@stats_print", "1"}), "96+8 1 0 8 2 0 0 0 0 0 2 2 2 0\n");
+}
+
 TEST_F(regions, sort_what_requests_took) {
   ASSERT_EQ(tell({"@stats_create", "-", "/1", "1", "histogram:5,10"}), "0");
   ASSERT_EQ(tell({"@stats_create", "-", "/1", "1", "precise_timestamps"}), "1");
