@@ -113,7 +113,7 @@ block::routed device::route(op what, uint64_t offset, uint64_t length, block::pa
     return {};
   const table::segment* s = live_->find(offset);
   if (s == nullptr || length > s->end() - offset || !live_->serves(offset, length) ||
-      (what != op::read && live_->limits().read_only)) {
+      (what != op::read && refuses_writes())) {
     gate_.leave();
     return {};
   }

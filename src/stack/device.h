@@ -86,8 +86,8 @@ class device final : public block::block_device, private block::crossing {
   // Returns the cookie for count_end().
   uint64_t count_start(block::op what, uint64_t bytes, block::moment& begin) noexcept;
   void count_end(uint64_t cookie, base::errc code, block::moment& end) noexcept;
-  // Inside the gate: the table is read-only.
-  bool refuses_writes() const noexcept { return live_->limits().read_only; }
+  // Inside the gate.
+  bool refuses_writes() const noexcept { return live_->refuses_writes(); }
   rt::task<base::result<void>> flush_targets(block::io_opts io);
   // Inside the gate, whole units.
   rt::task<base::result<void>> read_inside(uint64_t offset, rt::segments to, block::io_opts io);

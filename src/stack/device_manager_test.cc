@@ -246,6 +246,27 @@ TEST_F(manager, a_read_only_table_refuses_writes_whatever_is_below) {
   }
 }
 
+TEST_F(manager, a_table_on_a_read_only_device_leaves_the_refusal_to_it) {
+  struct writing {
+    static task<errc> run(block::block_device& to, uint64_t sector) {
+      const std::vector<std::byte> data(512);
+      const block::segment_list all{base::bytes_view(data)};
+      const auto w = co_await block::write(to, sector * 512, all.view(), {});
+      co_return base::code_of(w);
+    }
+  };
+  ASSERT_TRUE(m_.create("low", "", {}));
+  ASSERT_TRUE(rt_->run_until(m_.load(key("low"), {{0, 8, "linear", "/dev/vda 0"}}, true)));
+  ASSERT_TRUE(resume("low"));
+  ASSERT_TRUE(make("up", {{0, 8, "linear", "/dev/mapper/low 0"}, {8, 8, "linear", "/dev/vdb 0"}}));
+  const auto up = *m_.open(key("up"));
+  EXPECT_EQ(rt_->run_until(writing::run(*up.device, 0)), errc::perm);
+  EXPECT_EQ(rt_->run_until(writing::run(*up.device, 8)), errc::ok) << "the other line";
+  ASSERT_TRUE(load("low", {{0, 8, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(resume("low"));
+  EXPECT_EQ(rt_->run_until(writing::run(*up.device, 0)), errc::ok);
+}
+
 TEST_F(manager, messages_reach_only_targets_and_say_why_not) {
   ASSERT_TRUE(make("d", {{0, 8, "linear", "/dev/vda 0"}}));
   auto text = [&](uint64_t sector, std::vector<std::string> words) {

@@ -108,6 +108,8 @@ TEST_F(stack_device, targets_get_whole_units_whatever_is_asked) {
 // Gives every request back.
 class giving_back final : public block::block_device {
  public:
+  explicit giving_back(bool read_only = false)
+      : limits_{.size_bytes = 1 << 20, .read_only = read_only} {}
   const block::limits& limits() const noexcept override { return limits_; }
   task<result<void>> read(uint64_t, rt::segments, block::io_opts) override { return answer(); }
   task<result<void>> write(uint64_t, rt::segments, block::io_opts) override { return answer(); }
@@ -121,8 +123,16 @@ class giving_back final : public block::block_device {
     ++asked;
     co_return base::io_error{base::errc::again, 0};
   }
-  const block::limits limits_{.size_bytes = 1 << 20};
+  const block::limits limits_;
 };
+
+TEST_F(stack_device, a_read_only_target_alone_is_not_asked_to_write) {
+  const auto target = std::make_shared<giving_back>(true);
+  device d(*rt_, "d", table::whole(target));
+  EXPECT_EQ(base::code_of(write(d, 0, "no")), base::errc::perm);
+  EXPECT_EQ(base::code_of(rt_->run_until(d.discard(0, 512, {}))), base::errc::perm);
+  EXPECT_EQ(target->asked, 0);
+}
 
 TEST_F(stack_device, requests_that_a_target_gives_back_wait_for_the_next_table) {
   const auto old = std::make_shared<giving_back>();

@@ -30,7 +30,7 @@ block::limits combine(const std::vector<table::segment>& segments) {
 }  // namespace
 
 table::table(std::vector<segment> segments, bool read_only)
-    : segments_(std::move(segments)), limits_(combine(segments_)) {
+    : segments_(std::move(segments)), limits_(combine(segments_)), refuses_writes_(read_only) {
   limits_.read_only |= read_only;
   for (const segment& s : segments_) unit_bytes_ = std::max(unit_bytes_, s.unit_bytes);
 }
@@ -55,8 +55,9 @@ std::unique_ptr<table> table::none() { return std::unique_ptr<table>(new table({
 std::unique_ptr<table> table::whole(std::shared_ptr<block::block_device> target) {
   std::vector<segment> one;
   const uint64_t size = target->limits().size_bytes;
+  const bool read_only = target->limits().read_only;
   one.push_back(segment{0, size, std::move(target)});
-  return std::unique_ptr<table>(new table(std::move(one), false));
+  return std::unique_ptr<table>(new table(std::move(one), read_only));
 }
 
 const table::segment* table::search(uint64_t offset) const noexcept {

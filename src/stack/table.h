@@ -21,13 +21,14 @@ class table {
   };
 
   // Segments must follow each other without gap or overlap from 0. Errors: inval, naming the gap.
-  // `read_only`: whatever the targets can do.
+  // `read_only`: refuses writes whatever the targets can do. Else each target decides: what it
+  // stands on may change its mind while this table lives.
   // REQUIRES: they begin and end at multiples of the largest unit.
   static base::outcome<std::unique_ptr<table>> make(std::vector<segment> segments,
                                                     bool read_only = false);
   // No segments, size 0: a device before its first load.
   static std::unique_ptr<table> none();
-  // One target for the whole device.
+  // One target for the whole device; read-only when the target is.
   static std::unique_ptr<table> whole(std::shared_ptr<block::block_device> target);
 
   // The segment that holds `offset`, or nullptr beyond the end.
@@ -36,7 +37,8 @@ class table {
     return search(offset);
   }
   const std::vector<segment>& segments() const noexcept { return segments_; }
-  // What all targets together can do.
+  bool refuses_writes() const noexcept { return refuses_writes_; }
+  // What all targets together could do when the table was made.
   const block::limits& limits() const noexcept { return limits_; }
   // The largest of the segments' units.
   uint64_t unit_bytes() const noexcept { return unit_bytes_; }
@@ -52,6 +54,7 @@ class table {
   std::vector<segment> segments_;
   uint64_t unit_bytes_ = 1;
   block::limits limits_;
+  const bool refuses_writes_;
 };
 
 }  // namespace lbd::stack
