@@ -19,8 +19,9 @@ using base::outcome;
 namespace {
 
 constexpr uint64_t ns_per_ms = 1'000'000;
-// Areas of all regions of a device.
+// Areas of all regions of a device, and the regions: each request looks at all of them.
 constexpr uint64_t most = uint64_t{1} << 18;
+constexpr size_t most_regions = size_t{1} << 13;
 enum : size_t { reads, writes, kinds };
 
 bool same(std::string_view word, const char* name) {
@@ -185,7 +186,9 @@ void region_stats::region::make_areas(uint64_t& costs, uint64_t now_ns) {
 }
 
 struct region_stats::list {
-  std::vector<std::shared_ptr<region>> regions;  // by id
+  explicit list(std::vector<std::shared_ptr<region>> all) : regions(std::move(all)) {}
+  const std::vector<std::shared_ptr<region>> regions;  // by id
+  std::atomic<uint64_t> inside{0};                     // requests
 };
 
 region_stats::region_stats() = default;
@@ -194,8 +197,12 @@ region_stats::~region_stats() = default;
 region_stats::request region_stats::begin(block::op what, uint64_t offset, uint64_t bytes,
                                           uint64_t now_ns) noexcept {
   request r;
-  if (bytes == 0 || what == block::op::extents || what == block::op::flush) return r;
-  r.in = active_.load(std::memory_order_acquire);
+  if (bytes == 0 || what == block::op::extents || what == block::op::flush || !counts()) return r;
+  // See forget_unused().
+  entering_.fetch_add(1, std::memory_order_seq_cst);
+  r.in = active_.load(std::memory_order_seq_cst);
+  if (r.in != nullptr) r.in->inside.fetch_add(1, std::memory_order_relaxed);
+  entering_.fetch_sub(1, std::memory_order_release);
   if (r.in == nullptr) return r;
   r.is_write = what != block::op::read;
   r.first = offset / block::sector_bytes;
@@ -230,6 +237,7 @@ void region_stats::end(const request& r, uint64_t now_ns) noexcept {
         a.histogram[static_cast<size_t>(bucket)].fetch_add(1, std::memory_order_relaxed);
     });
   }
+  r.in->inside.fetch_sub(1, std::memory_order_release);
 }
 
 // The kernel's order: what /proc/diskstats has, then the time with reads and with writes under way.
@@ -285,9 +293,20 @@ failure no_region(const std::string& id) {
 }  // namespace
 
 void region_stats::replace(std::vector<std::shared_ptr<region>> regions) {
-  lists_.push_back(std::make_unique<const list>(list{std::move(regions)}));
-  const list* now = lists_.back().get();
-  active_.store(now->regions.empty() ? nullptr : now, std::memory_order_release);
+  lists_.push_back(std::make_unique<list>(std::move(regions)));
+  list* const now = lists_.back().get();
+  active_.store(now->regions.empty() ? nullptr : now, std::memory_order_seq_cst);
+  forget_unused();
+}
+
+// A request that enters after this has looked finds the present list; one that has entered before
+// has said where it is.
+void region_stats::forget_unused() noexcept {
+  if (lists_.empty() || entering_.load(std::memory_order_seq_cst) != 0) return;
+  const list* const now = lists_.back().get();
+  std::erase_if(lists_, [now](const std::unique_ptr<list>& l) {
+    return l.get() != now && l->inside.load(std::memory_order_acquire) == 0;
+  });
 }
 
 void region_stats::forget_old() noexcept {
@@ -311,6 +330,10 @@ region_stats::answer region_stats::create(words_left words, uint64_t device_sect
   const auto made = std::make_shared<region>(*where);
   words.erase(words.begin(), words.begin() + 3);
   if (!made->read_words(words)) return wrong;
+  forget_unused();
+  if (!lists_.empty() && lists_.back()->regions.size() >= most_regions)
+    return failure{errc::nomem, "the device has " + std::to_string(most_regions) +
+                                    " statistics regions: delete one first"};
   if (made->cost() > most - cost_)
     return failure{errc::nomem,
                    "the areas of the device's statistics regions take too much memory"};

@@ -4,7 +4,8 @@
 // device-mapper's statistics.
 //
 // Messages come on reactor 0, requests are counted on any. A list of regions never changes, it is
-// replaced; a request ends in the list that it began in, so that old ones stay until forget_old().
+// replaced; a request ends in the list that it began in, so that an old one stays until nobody is
+// in it: the next message that makes a list looks for such.
 #pragma once
 
 #include <atomic>
@@ -24,7 +25,7 @@ class region_stats {
   struct list;
   // A request under way, as begin() has noted it; in sectors of 512 bytes.
   struct request {
-    const list* in = nullptr;  // null: nobody counts it
+    list* in = nullptr;  // null: nobody counts it
     uint64_t first = 0, last = 0, began_ns = 0;
     bool is_write = false, merged = false;
   };
@@ -41,7 +42,8 @@ class region_stats {
 
   // Whether message() knows the word.
   static bool knows(std::string_view word) noexcept;
-  // Its words, the first included. Errors: inval, noent (no such region), nomem (too many areas).
+  // Its words, the first included. Errors: inval, noent (no such region), nomem (too many areas
+  // or regions).
   base::outcome<std::string> message(std::vector<std::string> words, uint64_t device_sectors,
                                      uint64_t now_ns);
   // REQUIRES: no request is under way.
@@ -55,6 +57,7 @@ class region_stats {
 
   std::shared_ptr<region> find(const std::string& id) const;
   void replace(std::vector<std::shared_ptr<region>> regions);
+  void forget_unused() noexcept;
   answer create(words_left words, uint64_t device_sectors, uint64_t now_ns);
   answer remove(const words_left& words);
   answer clear(const words_left& words);
@@ -62,9 +65,10 @@ class region_stats {
   answer show(const words_left& words) const;
   answer set_aux(const words_left& words);
 
-  uint64_t cost_ = 0;                               // of all regions that are kept
-  std::vector<std::unique_ptr<const list>> lists_;  // the last one is the present one
-  std::atomic<const list*> active_{nullptr};
+  uint64_t cost_ = 0;                         // of all regions that are kept
+  std::vector<std::unique_ptr<list>> lists_;  // the last one is the present one
+  std::atomic<list*> active_{nullptr};
+  std::atomic<uint64_t> entering_{0};       // requests that are about to say which list they are in
   std::atomic<uint64_t> last_{UINT64_MAX};  // where the last request ended, for `merged`
 };
 

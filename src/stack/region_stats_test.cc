@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 namespace lbd::stack {
 namespace {
 
@@ -100,6 +103,55 @@ TEST_F(regions, a_request_ends_where_it_began) {
   EXPECT_EQ(tell({"@stats_print", "0"}), "0+2048 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
   stats_.forget_old();
   EXPECT_EQ(tell({"@stats_list"}), "0: 0+2048 2048 - -\n");
+}
+
+TEST_F(regions, that_are_deleted_cost_nothing_once_no_request_is_in_them) {
+  ASSERT_EQ(tell({"@stats_create", "-", "1"}), "0");
+  const auto r = stats_.begin(op::write, 0, 512, now_ns_);
+  for (int i = 0; i < 3000; ++i) {
+    ASSERT_EQ(tell({"@stats_create", "-", "/100"}), "1") << i;
+    serve(op::read, 0, 8, 1);
+    ASSERT_EQ(tell({"@stats_delete", "1"}), "") << i;
+  }
+  const auto most = std::to_string((1 << 18) - 2048);
+  ASSERT_EQ(tell({"@stats_delete", "0"}), "");
+  EXPECT_EQ(stats_.message({"@stats_create", "0+262144", "1"}, 2048, now_ns_).error().code,
+            base::errc::nomem)
+      << "a request is in the first one";
+  EXPECT_EQ(tell({"@stats_create", "0+" + most, "1"}), "0") << "what is left";
+  region_stats::end(r, now_ns_);
+  EXPECT_EQ(tell({"@stats_delete", "0"}), "");
+  EXPECT_EQ(tell({"@stats_create", "0+262144", "1"}), "0");
+}
+
+TEST_F(regions, are_not_more_than_a_request_can_look_at) {
+  for (int i = 0; i < 1 << 13; ++i)
+    ASSERT_EQ(tell({"@stats_create", "0+8", "8"}), std::to_string(i));
+  EXPECT_EQ(stats_.message({"@stats_create", "0+8", "8"}, 2048, now_ns_).error().code,
+            base::errc::nomem);
+  EXPECT_EQ(tell({"@stats_delete", "77"}), "");
+  EXPECT_EQ(tell({"@stats_create", "0+8", "8"}), "77");
+}
+
+TEST_F(regions, come_and_go_while_requests_run) {
+  std::atomic<bool> done{false};
+  std::vector<std::thread> others;
+  for (uint64_t at = 0; at < 2; ++at)
+    others.emplace_back([this, at, &done] {
+      for (uint64_t now = 1; !done; ++now) {
+        const auto r = stats_.begin(op::read, at * 4096, 4096, now);
+        region_stats::end(r, now + 1);
+      }
+    });
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_EQ(tell({"@stats_create", "-", "/100"}), "0");
+    EXPECT_EQ(tell({"@stats_create", "-", "/100"}), "1");
+    EXPECT_EQ(tell({"@stats_delete", "0"}), "");
+    EXPECT_EQ(tell({"@stats_delete", "1"}), "");
+  }
+  done = true;
+  for (auto& t : others) t.join();
+  EXPECT_FALSE(stats_.counts());
 }
 
 TEST_F(regions, wrong_messages) {
