@@ -58,14 +58,14 @@ rpc_answer device_failed(const stack::device_key& key, const base::failure& why)
   const std::string which = key.number ? key.number->text()
                             : key.uuid.empty()
                                 ? "'" + stack::shown_name(key.name) + "'"
-                                : "with the uuid '" + stack::shown_name(key.uuid) + "'";
+                                : "with the uuid '" + stack::shown_uuid(key.uuid) + "'";
   return rpc_answer::failed(
       {why.code, "no device " + which + " (lbd device ls shows what there is)"});
 }
 
 nlohmann::json to_json(const stack::device_state& s) {
   return {{"name", stack::shown_name(s.name)},
-          {"uuid", stack::shown_name(s.uuid)},
+          {"uuid", stack::shown_uuid(s.uuid)},
           {"major", s.number.major},
           {"minor", s.number.minor},
           {"suspended", s.suspended},

@@ -331,13 +331,18 @@ TEST(device_name, is_kept_as_the_kernels_tools_write_it) {
   for (const auto& [shown, kept] : names) {
     EXPECT_EQ(kept_uuid(shown), kept);
     EXPECT_EQ(kept_uuid(kept), kept) << "once";
-    EXPECT_EQ(shown_name(kept), shown);
+    EXPECT_EQ(shown_uuid(kept), shown);
+    EXPECT_EQ(kept_name(shown_name(kept)), kept) << "what is shown leads to the device";
   }
+  EXPECT_EQ(shown_name("a\\x20b"), "a b");
+  EXPECT_EQ(shown_name("gr\\xc3\\xb6\\xc3\\x9f"), "gr\xc3\xb6\xc3\x9f");
   EXPECT_EQ(kept_name("a b"), "a\\x20b");
   EXPECT_EQ(kept_name("a b/c"), "a b/c");
   EXPECT_EQ(kept_name("a\\x2"), "a\\x5cx2");
   EXPECT_EQ(kept_name("\\xzz"), "\\x5cxzz");
   for (const char* stays : {"\\xzz\\x4", "a\\xff", "\\xc3", "a\\x00b", "\\xc3\\x20"})
+    EXPECT_EQ(shown_name(stays), stays);
+  for (const char* stays : {"a\\x2fb", "a\\x20b\\x2f", "a\\x5cx20b", "a\\x2Cb"})
     EXPECT_EQ(shown_name(stays), stays);
 }
 

@@ -44,6 +44,20 @@ bool is_text(std::string_view s) noexcept {
   return true;
 }
 
+std::string unquoted(std::string_view kept) {
+  std::string out;
+  unsigned char byte = 0;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (is_quoted(kept.substr(i), byte)) {
+      out += static_cast<char>(byte);
+      i += quoted_chars - 1;
+    } else {
+      out += kept[i];
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string kept_uuid(std::string_view uuid) {
@@ -65,18 +79,14 @@ std::string kept_name(std::string_view name) {
   return name.find('/') == std::string_view::npos ? kept_uuid(name) : std::string(name);
 }
 
+std::string shown_uuid(std::string_view kept) {
+  std::string out = unquoted(kept);
+  return is_text(out) && kept_uuid(out) == kept ? out : std::string(kept);
+}
+
 std::string shown_name(std::string_view kept) {
-  std::string out;
-  unsigned char byte = 0;
-  for (size_t i = 0; i < kept.size(); ++i) {
-    if (is_quoted(kept.substr(i), byte)) {
-      out += static_cast<char>(byte);
-      i += quoted_chars - 1;
-    } else {
-      out += kept[i];
-    }
-  }
-  return is_text(out) ? out : std::string(kept);
+  std::string out = unquoted(kept);
+  return is_text(out) && kept_name(out) == kept ? out : std::string(kept);
 }
 
 }  // namespace lbd::stack

@@ -13,7 +13,9 @@ namespace lbd::stack {
 std::string kept_uuid(std::string_view uuid);
 // The same, but for names with a '/', which there cannot be: they are refused as they are.
 std::string kept_name(std::string_view name);
-// Either of them as people write it; as it is kept when that would be no printable UTF-8.
+// As people write them; as they are kept when that would be no printable UTF-8, or would not lead
+// back to what is kept (a name with a '/').
+std::string shown_uuid(std::string_view kept);
 std::string shown_name(std::string_view kept);
 
 }  // namespace lbd::stack
