@@ -2,14 +2,16 @@
 // log-writes: passes everything on and writes down, on another device, what was written in which
 // order between flushes, `log-writes <device> <log device>`. Requests keep the sector that they
 // have in the mapped device. State, on the home reactor: the writes that completed since the last
-// flush, and the log. After a crash: as the device below; the log holds every flush that was
-// answered, with what came before it, as durable as its device makes that (marks and FUA writes
-// always).
+// flush, the flushes under way, and the log. After a crash: as the device below; the log holds
+// every flush that was answered, with what came before it, as durable as its device makes that
+// (marks and FUA writes always).
 #include <strings.h>
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <deque>
+#include <set>
 
 #include "base/log.h"
 #include "block/segments.h"
@@ -36,9 +38,16 @@ uint32_t sector_bytes_of(const block::limits& l) noexcept {
                     dm_log_writes::most_sector_bytes);
 }
 
-// Copies of writes that wait for a flush; beyond that they go to the log without it, which changes
-// nothing for a reader: no flush comes between.
-constexpr uint64_t unflushed_most_bytes = uint64_t{64} << 20;
+// What waits for a flush, or for the log's device, with its copies of data; beyond that it goes to
+// the log without a flush, which changes nothing for a reader: no flush comes between.
+constexpr uint64_t kept_most_bytes = uint64_t{64} << 20;
+constexpr size_t kept_most_items = size_t{16} << 10;
+
+// In memory.
+uint64_t kept_bytes_of(const log_item& e) noexcept {
+  const size_t data = e.data ? std::max(rt::buffer::align_bytes, std::bit_ceil(e.data.size())) : 0;
+  return sizeof e + e.text.size() + data;
+}
 
 class log_writes final : public block::target {
  public:
@@ -152,50 +161,83 @@ class log_writes final : public block::target {
 
   task<bool> completed_home(log_item& e) {
     if (!logging_) co_return false;
-    if (e.is(log_item::fua)) {
-      log_overwritten(e);
-      to_log_.push_back(std::move(e));
-      co_await write_log();
-      co_return true;
+    const bool fua = e.is(log_item::fua);
+    if (fua) {
+      const uint64_t behind = end_of_overwritten(e);
+      if (behind <= first_flush_end()) {
+        log_until(behind);
+        queue(std::move(e));
+        co_await write_log();
+        co_return true;
+      }
     }
-    unflushed_bytes_ += e.data.size();
+    const uint64_t number = first_unflushed_ + unflushed_.size();
+    kept_bytes_ += kept_bytes_of(e);
     unflushed_.push_back(std::move(e));
-    if (unflushed_bytes_ <= unflushed_most_bytes) co_return true;
-    log_until(UINT64_MAX);
-    co_await write_log();
+    const auto waits = [&] {
+      return logging_ && number >= first_unflushed_ && (fua || keeps_too_much());
+    };
+    while (waits()) {
+      log_until(std::min(keeps_too_much() ? UINT64_MAX : number + 1, first_flush_end()));
+      co_await write_log();
+      if (waits() && number >= first_flush_end()) co_await flush_ended_.wait();
+    }
+    // It may be another who has put it in the queue.
+    if (fua) co_await write_log();
     co_return true;
   }
 
   task<result<void>> flush_home(io_opts io) {
     // What has completed when the flush begins is what it makes durable.
     const uint64_t end = first_unflushed_ + unflushed_.size();
+    const auto counted = flush_ends_.insert(end);
     const auto r = co_await child_.device->flush(io);
+    if (r) log_until(end);
+    flush_ends_.erase(counted);
+    wake_waiting();
     if (!r || !logging_) co_return r;
-    log_until(end);
     log_item flushed;
     flushed.flags = log_item::flush;
-    to_log_.push_back(std::move(flushed));
+    queue(std::move(flushed));
     co_await write_log();
     co_return r;
   }
 
+  // What completes while a flush is under way must not come before it in the log, which would say
+  // that the flush has made it durable; unless another flush, begun later and ended first, has.
+  uint64_t first_flush_end() const {
+    return flush_ends_.empty() ? UINT64_MAX : *flush_ends_.begin();
+  }
+  void wake_waiting() {
+    flush_ended_.set();
+    flush_ended_.reset();
+  }
+  bool keeps_too_much() const {
+    return kept_bytes_ > kept_most_bytes || unflushed_.size() + to_log_.size() > kept_most_items;
+  }
+
+  void queue(log_item e) {
+    kept_bytes_ += kept_bytes_of(e);
+    to_log_.push_back(std::move(e));
+  }
   // Writes before this number go to the log, in their order.
   void log_until(uint64_t end) {
     while (!unflushed_.empty() && first_unflushed_ < end) {
-      unflushed_bytes_ -= unflushed_.front().data.size();
       to_log_.push_back(std::move(unflushed_.front()));
       unflushed_.pop_front();
       ++first_unflushed_;
     }
   }
 
-  // What a FUA write has overwritten must not come behind it when the log is replayed.
-  void log_overwritten(const log_item& by) {
+  // What a FUA write has overwritten must not come behind it when the log is replayed: the number
+  // before which all that is.
+  uint64_t end_of_overwritten(const log_item& by) const {
     for (size_t i = unflushed_.size(); i > 0; --i) {
       const log_item& old = unflushed_[i - 1];
-      if (old.sector >= by.sector + by.sectors || by.sector >= old.sector + old.sectors) continue;
-      return log_until(first_unflushed_ + i);
+      if (old.sector < by.sector + by.sectors && by.sector < old.sector + old.sectors)
+        return first_unflushed_ + i;
     }
+    return 0;
   }
 
   task<void> mark(std::string text) {
@@ -203,7 +245,7 @@ class log_writes final : public block::target {
     e.flags = log_item::mark;
     e.text = text.substr(0, dm_log_writes::text_most(log_.sector_bytes()));
     e.text_bytes = e.text.size();
-    to_log_.push_back(std::move(e));
+    queue(std::move(e));
     co_await write_log();
   }
 
@@ -214,6 +256,7 @@ class log_writes final : public block::target {
       const log_item e = std::move(to_log_.front());
       to_log_.pop_front();
       const auto r = co_await log_.append(e);
+      kept_bytes_ -= kept_bytes_of(e);
       if (r) continue;
       base::log_error("device-mapper", r.error().code == errc::nospc
                                            ? "log-writes: Ran out of space on the logdev"
@@ -222,8 +265,11 @@ class log_writes final : public block::target {
       logging_ = false;
     }
     if (logging_) co_return;
-    log_until(UINT64_MAX);
+    first_unflushed_ += unflushed_.size();
+    unflushed_.clear();
     to_log_.clear();
+    kept_bytes_ = 0;
+    wake_waiting();
   }
 
   const block::opened_device child_, log_device_;
@@ -237,7 +283,10 @@ class log_writes final : public block::target {
   rt::mutex log_lock_;
   std::deque<log_item> unflushed_, to_log_;
   uint64_t first_unflushed_ = 0;  // its number: writes are counted as they complete
-  uint64_t unflushed_bytes_ = 0;
+  uint64_t kept_bytes_ = 0;       // of both
+  // Of each flush under way: the number before which it makes everything durable.
+  std::multiset<uint64_t> flush_ends_;
+  rt::event flush_ended_;  // set for those who wait, and reset at once
 };
 
 task<outcome<std::shared_ptr<block::target>>> create_log_writes(block::target_context& context,

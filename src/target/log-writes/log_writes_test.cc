@@ -133,6 +133,112 @@ TEST_F(log_writes, a_fua_write_comes_behind_what_it_overwrites) {
   EXPECT_EQ(status(), "7 14");
 }
 
+// Else the log would say that the flush has made it durable. Here flushes take a second.
+class log_writes_slow_flush : public log_writes {
+ protected:
+  log_writes_slow_flush() {
+    sources_.b = std::make_shared<watched_disk>(uint64_t{128} << 20);
+    (void)make("delay", "/dev/vda 0 0 /dev/vda 0 0 /dev/vda 0 1000", 2048, "slow");
+    d_ = make("log-writes", "/dev/mapper/slow /dev/vdb");
+  }
+  ~log_writes_slow_flush() override { d_.reset(); }
+  std::shared_ptr<block::block_device> d_;
+};
+
+TEST_F(log_writes_slow_flush, what_completes_meanwhile_comes_behind_it_however_much_it_is) {
+  ASSERT_EQ(write(*d_, 0, sectors(1, '1')), errc::ok);
+  const auto f = start(flushing(*d_, {}));
+  const std::string mib = sectors(2048, 'x');
+  for (int i = 0; i < 63; ++i) ASSERT_EQ(write(*d_, 0, mib), errc::ok);
+  EXPECT_EQ(f->at_ns, 0u);
+  EXPECT_EQ(status(), "0 0");
+  const auto waiting = start(writing(*d_, 0, mib, {}));
+  settle();
+  EXPECT_EQ(waiting->at_ns, 0u);
+  EXPECT_EQ(f->at_ns, 0u);
+  advance(2 * second_ns);
+  EXPECT_NE(waiting->at_ns, 0u);
+  EXPECT_NE(f->at_ns, 0u);
+  EXPECT_EQ(log(3), (std::vector<logged>{
+                        {0, 1, 0, sectors(1, '1')}, {0, 0, flush_flag, ""}, {0, 2048, 0, mib}}));
+  EXPECT_THAT(status(), testing::StartsWith("66 "));
+}
+
+TEST_F(log_writes_slow_flush, a_fua_write_waits_when_it_has_overwritten_what_completed_meanwhile) {
+  block::io_opts durable;
+  durable.flags = block::io_fua;
+  ASSERT_EQ(write(*d_, 0, sectors(1, '1')), errc::ok);
+  const auto f = start(flushing(*d_, {}));
+  settle();
+  ASSERT_EQ(write(*d_, 512, sectors(2, '2')), errc::ok);
+  ASSERT_EQ(write(*d_, 0, sectors(1, 'f'), durable), errc::ok);
+  EXPECT_EQ(status(), "2 4") << "over what the flush covers: at once";
+  const auto behind = start(writing(*d_, 1024, sectors(1, 'g'), durable));
+  const auto again = start(writing(*d_, 1024, sectors(1, 'h'), durable));
+  settle();
+  EXPECT_EQ(behind->at_ns, 0u);
+  EXPECT_EQ(again->at_ns, 0u);
+  EXPECT_EQ(f->at_ns, 0u);
+  ASSERT_EQ(write(*d_, 4096, sectors(1, '3')), errc::ok);
+  advance(2 * second_ns);
+  EXPECT_NE(behind->at_ns, 0u);
+  EXPECT_NE(again->at_ns, 0u);
+  EXPECT_EQ(log(6), (std::vector<logged>{{0, 1, 0, sectors(1, '1')},
+                                         {0, 1, fua_flag, sectors(1, 'f')},
+                                         {0, 0, flush_flag, ""},
+                                         {1, 2, 0, sectors(2, '2')},
+                                         {2, 1, fua_flag, sectors(1, 'g')},
+                                         {2, 1, fua_flag, sectors(1, 'h')}}));
+  EXPECT_THAT(status(), testing::StartsWith("6 ")) << "the other write waits for a flush";
+}
+
+// The second flush covers what the first does not, and may end first.
+TEST_F(log_writes_slow_flush, two_flushes_at_a_time) {
+  ASSERT_EQ(write(*d_, 0, sectors(1, '1')), errc::ok);
+  const auto first = start(flushing(*d_, {}));
+  advance(second_ns / 2);
+  ASSERT_EQ(write(*d_, 512, sectors(1, '2')), errc::ok);
+  const auto second = start(flushing(*d_, {}));
+  settle();
+  ASSERT_EQ(write(*d_, 1024, sectors(1, '3')), errc::ok);
+  advance(2 * second_ns);
+  ASSERT_NE(first->at_ns, 0u);
+  ASSERT_NE(second->at_ns, 0u);
+  EXPECT_EQ(log(4), (std::vector<logged>{{0, 1, 0, sectors(1, '1')},
+                                         {0, 0, flush_flag, ""},
+                                         {1, 1, 0, sectors(1, '2')},
+                                         {0, 0, flush_flag, ""}}));
+}
+
+TEST_F(log_writes_slow_flush, a_log_that_fails_lets_everybody_go_on) {
+  const auto f = start(flushing(*d_, {}));
+  settle();
+  const std::string mib = sectors(2048, 'x');
+  for (int i = 0; i < 63; ++i) ASSERT_EQ(write(*d_, 0, mib), errc::ok);
+  const auto waiting = start(writing(*d_, 0, mib, {}));
+  settle();
+  EXPECT_EQ(waiting->at_ns, 0u);
+  sources_.b->write_error = errc::io;
+  EXPECT_EQ(message({"mark", "m"}), "");
+  settle();
+  EXPECT_NE(waiting->at_ns, 0u);
+  EXPECT_EQ(f->at_ns, 0u);
+  advance(2 * second_ns);
+}
+
+// What waits for a flush that never comes is not only data.
+TEST_F(log_writes, small_requests_do_not_gather_for_ever) {
+  sources_.b = std::make_shared<watched_disk>(uint64_t{32} << 20);
+  const auto d = make("log-writes", "/dev/vda /dev/vdb");
+  for (int i = 0; i < 16384; ++i) ASSERT_EQ(run(discarding(*d, 0, 512)), errc::ok);
+  EXPECT_EQ(status(), "0 0");
+  ASSERT_EQ(run(discarding(*d, 0, 512)), errc::ok);
+  EXPECT_EQ(status(), "16385 16385");
+  // A buffer has 4096 bytes at least.
+  for (int i = 0; i < 16383; ++i) ASSERT_EQ(write(*d, 0, sectors(1, 'x')), errc::ok);
+  EXPECT_NE(status(), "16385 16385");
+}
+
 TEST_F(log_writes, a_failed_flush_covers_nothing) {
   const auto d = make("log-writes", "/dev/vda /dev/vdb");
   ASSERT_EQ(write(*d, 0, sectors(1, '1')), errc::ok);
