@@ -5,6 +5,7 @@ from the daemon's memory when the device is."""
 import os
 import resource
 import signal
+import socket
 import unittest
 
 import mapped
@@ -66,6 +67,20 @@ class Secrets(mapped.Case):
         with open(f"/proc/{server.pid}/cmdline", encoding="utf-8") as file:
             words = file.read().split("\0")
         self.assertEqual(words[-2], table.replace(KEY, "*" * len(KEY)))
+
+    def test_the_arguments_of_a_message_do_not_tell_its_key(self):
+        path = self.path("silent.sock")
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(path)
+            silent.listen()
+            silent.settimeout(20)
+            for words in (("key", "set", KEY), ("KEY", "Set", KEY), (f"key set {KEY}",), ("key  set", KEY)):
+                client = self.start([testing.lbd_binary(), "device", "message", "crypt", "0", *words, "--socket", path],
+                                    env=self.env)
+                accepted, _ = silent.accept()
+                with accepted, open(f"/proc/{client.pid}/cmdline", encoding="utf-8") as file:
+                    shown = file.read().split("\0")
+                self.assertEqual(shown[5:-3], [word.replace(KEY, "*" * len(KEY)) for word in words])
 
     def killed(self, with_key):
         """How a daemon, with or without a key, ends after a signal that dumps core."""
