@@ -265,6 +265,9 @@ task<outcome<std::string>> work_on(rt::runtime& runtime, const log_reader& log,
                                    const replay_log_command& what) {
   if (what.count) co_return std::to_string(log.head().entries) + "\n";
   CO_TRY(const range which, co_await find_range(log, what));
+  if (what.find && which.end == which.begin.number)
+    co_return failure{
+        errc::inval, "'" + log.name() + "' has no entry from " + std::to_string(which.end) + " on"};
   if (what.find) co_return std::to_string(which.end - 1) + "\n";
   if (what.device.empty()) co_return co_await list(log, which, what.json);
   co_return co_await replay_onto(runtime, log, what, which);

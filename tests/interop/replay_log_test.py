@@ -135,6 +135,19 @@ class ReplayLog(Daemon):
         self.assertEqual(self.read("copy.img"), b"x" * 4096 + bytes(4096) + b)
         self.replay("--fsck", "echo now", "--check", "2")
 
+    def test_no_entries(self):
+        self.write("log.img", log_of())
+        self.assertEqual(json.loads(self.replay("--json", onto=None)),
+                         {"entries": [], "entries_in_log": 0, "sector_bytes": 512})
+        self.assertEqual(len(self.replay(onto=None).splitlines()), 1)
+        self.assertIn("'log.img' has no entry from 0 on",
+                      self.fails("replay-log", "--log", "log.img", "--find", "--limit", "4"))
+        self.write("log.img", log_of((0, 0, FLUSH, b""), (0, 0, MARK, b"m")))
+        self.assertEqual(self.replay("--find", "--limit", "4", onto=None), "1\n")
+        for begin in (("--start-entry", "2"), ("--start-mark", "m")):
+            self.assertIn("'log.img' has no entry from 2 on",
+                          self.fails("replay-log", "--log", "log.img", "--find", "--limit", "1", *begin))
+
     def test_logs_that_are_none_or_damaged(self):
         self.write("copy.img", bytes(4096))
 
