@@ -31,6 +31,9 @@ using nlohmann::json;
 using target::log_reader;
 using item = log_reader::item;
 
+// Output is gathered up to there.
+constexpr size_t listed_at_once = size_t{64} << 10;
+
 std::string entry_text(uint64_t number) { return "entry " + std::to_string(number); }
 
 // Entries from `begin` to the one before `end`.
@@ -112,6 +115,21 @@ json to_json(const item& i) {
   return out;
 }
 
+// Logs come from anywhere: what is no plain text does not reach the terminal.
+std::string shown(std::string_view mark) {
+  std::string out;
+  for (const char c : mark) {
+    if (c >= ' ' && c <= '~') {
+      out += c;
+      continue;
+    }
+    char escaped[8];
+    std::snprintf(escaped, sizeof escaped, "\\x%02x", static_cast<unsigned char>(c));
+    out += escaped;
+  }
+  return out;
+}
+
 std::string to_line(const item& i) {
   char line[80];
   if (i.length == 0)
@@ -121,28 +139,41 @@ std::string to_line(const item& i) {
     std::snprintf(
         line, sizeof line, "%8llu %16llu %16llu  ", static_cast<unsigned long long>(i.number),
         static_cast<unsigned long long>(i.offset), static_cast<unsigned long long>(i.length));
-  return line + dm_log_writes::kind_text(i.what) + (i.what.is(entry::mark) ? " " + i.text : "") +
-         "\n";
+  return line + dm_log_writes::kind_text(i.what) +
+         (i.what.is(entry::mark) ? " " + shown(i.text) : "") + "\n";
 }
 
+// An entry within the list of an object.
+std::string to_indented(const item& i) {
+  std::string out = "\n";
+  // Also what is beyond ASCII is escaped: there are control characters.
+  out += to_json(i).dump(2, ' ', true, json::error_handler_t::replace);
+  for (size_t at = 0; (at = out.find('\n', at)) != std::string::npos; at += 5)
+    out.insert(at + 1, 4, ' ');
+  return out;
+}
+
+failure no_output() { return {errc::io, "cannot write to standard output"}; }
+
+// Entry by entry: a log may be larger than the memory. What it returns is still to be printed.
 task<outcome<std::string>> list(const log_reader& log, range which, bool as_json) {
   char head[80];
   std::snprintf(head, sizeof head, "%8s %16s %16s  %s\n", "ENTRY", "OFFSET", "LENGTH", "KIND");
-  std::string text = head;
-  json entries = json::array();
+  std::string text = as_json ? "{\n  \"entries\": [" : head;
   for (log_reader::place at = which.begin; at.number < which.end;) {
     CO_TRY(const std::optional<item> i, co_await log.next(at));
     if (!i) break;
-    if (as_json)
-      entries.push_back(to_json(*i));
-    else
-      text += to_line(*i);
+    if (as_json && i->number != which.begin.number) text += ",";
+    text += as_json ? to_indented(*i) : to_line(*i);
+    if (text.size() < listed_at_once) continue;
+    if (!print(text)) co_return no_output();
+    text.clear();
   }
   if (!as_json) co_return text;
-  const json all = {{"sector_bytes", log.head().sector_bytes},
-                    {"entries_in_log", log.head().entries},
-                    {"entries", std::move(entries)}};
-  co_return all.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+  text += which.begin.number == which.end ? "],\n" : "\n  ],\n";
+  text += "  \"entries_in_log\": " + std::to_string(log.head().entries) + ",\n";
+  text += "  \"sector_bytes\": " + std::to_string(log.head().sector_bytes) + "\n}\n";
+  co_return text;
 }
 
 // One replay of a range onto a device.
@@ -298,7 +329,7 @@ int run_replay_log(const replay_log_command& what) {
   if (!runtime) return fail("replay-log", runtime.error());
   const auto text = (*runtime)->run_until(carry_out(**runtime, what));
   if (!text) return fail("replay-log", text.error());
-  return print(*text) ? exit_ok : fail("replay-log", {errc::io, "cannot write to standard output"});
+  return print(*text) ? exit_ok : fail("replay-log", no_output());
 }
 
 }  // namespace lbd::ctl

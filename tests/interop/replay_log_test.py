@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import struct
+import subprocess
 
 import testing
 from daemon_test import Daemon
@@ -147,6 +148,27 @@ class ReplayLog(Daemon):
         for begin in (("--start-entry", "2"), ("--start-mark", "m")):
             self.assertIn("'log.img' has no entry from 2 on",
                           self.fails("replay-log", "--log", "log.img", "--find", "--limit", "1", *begin))
+
+    def test_marks_do_not_reach_the_terminal_as_they_are(self):
+        self.write("log.img", log_of((0, 0, MARK, b"\x1b[2J\n\x7f\xc2\x9b1m\xff ok")))
+        shown = self.replay(onto=None)
+        self.assertTrue(shown.endswith("mark \\x1b[2J\\x0a\\x7f\\xc2\\x9b1m\\xff ok\n"), shown)
+        shown = self.replay("--json", onto=None)
+        self.assertEqual(json.loads(shown)["entries"][0]["mark"], "\x1b[2J\n\x7f\x9b1m\ufffd ok")
+        self.assertTrue(all(c == "\n" or " " <= c <= "~" for c in shown), shown)
+
+    def test_long_logs(self):
+        count = 3000
+        self.write("log.img", log_of(*[(n, 1, DISCARD, b"") for n in range(count)]))
+        self.assertEqual([int(line.split()[0]) for line in self.replay(onto=None).splitlines()[1:]], [*range(count)])
+        text = self.replay("--json", onto=None)
+        listed = json.loads(text)
+        self.assertEqual([e["offset"] for e in listed["entries"]], [*range(0, 512 * count, 512)])
+        self.assertEqual(text, json.dumps(listed, indent=2, sort_keys=True) + "\n")
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run([self.lbd, "replay-log", "--log", self.path("log.img")], stdout=full,
+                                  stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        self.assertEqual((done.returncode, done.stderr), (1, "lbd replay-log: cannot write to standard output\n"))
 
     def test_logs_that_are_none_or_damaged(self):
         self.write("copy.img", bytes(4096))
