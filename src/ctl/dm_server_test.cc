@@ -39,6 +39,7 @@ class one_disk final : public disk_directory, public stack::source_opener {
     if (number != device_number{512, 0}) return failure{static_cast<errc>(ENXIO), "no such number"};
     return path_;
   }
+  bool refuses(const std::string& path) const override { return path == refused; }
   task<outcome<block::opened_device>> open(std::string source, bool) override {
     if (source != path_ && source != "512:0") co_return failure{errc::nodev, "no such source"};
     co_return block::opened_device{memory_, {512, 0}};
@@ -46,6 +47,7 @@ class one_disk final : public disk_directory, public stack::source_opener {
   std::string absolute(std::string source, const std::string& directory) override {
     return source.starts_with("/") ? source : directory + "/" + source;
   }
+  std::string refused;
 
  private:
   const std::string path_;
@@ -347,6 +349,34 @@ TEST_F(dm_server_test, volumes_have_names_in_dev) {
   EXPECT_EQ(kind_of("/dev/g-1"), face::node_elsewhere);
   EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
   EXPECT_FALSE(std::filesystem::exists(place + "/g-1"));
+}
+
+TEST_F(dm_server_test, folders_of_the_machine_are_left_alone) {
+  const std::string uuid = "LVM-" + std::string(64, 'x');
+  // Every machine has /dev/fd, which nobody can take anything out of.
+  EXPECT_EQ(make("fd-v", 16, "zero", "", uuid), 0);
+  EXPECT_EQ(make("g-v", 16, "zero", "", "LVM-" + std::string(64, 'y')), 0);
+  std::string place;
+  EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
+  EXPECT_EQ(std::filesystem::read_symlink(place + "/fd"), "/dev/fd");
+  EXPECT_EQ(kind_of("/dev/fd"), face::node_elsewhere);
+  // A folder that the machine had when /dev was listed, and has no more.
+  std::filesystem::create_directory(dir_ + "/machine");
+  std::ofstream(dir_ + "/machine/kept") << "data";
+  std::filesystem::remove_all(place + "/g");
+  std::filesystem::create_symlink(dir_ + "/machine", place + "/g");
+  EXPECT_EQ(kind_of("/dev/g", nullptr, &place), face::node_file);
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/machine/kept"));
+  EXPECT_FALSE(std::filesystem::is_symlink(place));
+  EXPECT_TRUE(std::filesystem::is_symlink(place + "/v"));
+  // A link takes the place of a folder, and the other way round.
+  std::filesystem::create_directory(dir_ + "/view/dev/null.d");
+  EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
+  EXPECT_FALSE(std::filesystem::exists(place + "/null.d"));
+  std::filesystem::remove(place + "/zero");
+  std::filesystem::create_directory(place + "/zero");
+  EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
+  EXPECT_TRUE(std::filesystem::is_symlink(place + "/zero"));
 }
 
 TEST_F(dm_server_test, settings_of_devices) {

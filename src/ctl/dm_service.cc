@@ -35,6 +35,7 @@ class source_disks final : public disk_directory {
       return failure{static_cast<errc>(ENXIO), "'" + source + "' is hidden by a mounted folder"};
     return source;
   }
+  bool refuses(const std::string& path) const override { return sources_.refuses(path); }
 
  private:
   source_registry& sources_;

@@ -24,6 +24,8 @@ class disk_directory {
   virtual base::outcome<block::device_number> number_of(const std::string& path) = 0;
   // Errors: ENXIO; inval: it is no file.
   virtual base::outcome<std::string> path_of(block::device_number number) = 0;
+  // It leads to what this process serves itself: to touch it would be to wait for ourselves.
+  virtual bool refuses(const std::string& path) const = 0;
 };
 
 // The folder in which devices are files by their names, if there is one.
@@ -106,6 +108,8 @@ class dm_view final : public dm_names {
   base::outcome<void> show_all_if_led_on(std::string_view path);
   base::outcome<void> put_file(const std::string& path, const std::string& content);
   base::outcome<void> put_link(const std::string& path, const std::string& to);
+  // With what is in it, but nothing that a link leads to.
+  void remove(const std::string& path);
   // Links, for `own` names empty files, and folders; others of the folder go.
   base::outcome<void> put_folder(const std::string& path, const contents& links,
                                  const std::set<std::string>& own,

@@ -65,21 +65,28 @@ outcome<void> dm_view::put_link(const std::string& path, const std::string& to) 
   return {};
 }
 
+void dm_view::remove(const std::string& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  std::erase_if(shown_, [&path](const auto& shown) {
+    return shown.first == path || shown.first.starts_with(path + "/");
+  });
+}
+
 outcome<void> dm_view::put_folder(const std::string& path, const contents& links,
                                   const std::set<std::string>& own,
                                   const std::set<std::string>& folders) {
   std::error_code error;
+  // What a link leads to is the machine's, and nothing of that may go.
+  if (fs::is_symlink(fs::symlink_status(path, error))) remove(path);
   fs::create_directories(path, error);
   if (error) return failed(path, error);
   for (const auto& entry : fs::directory_iterator(path, error)) {
     const std::string name = entry.path().filename();
-    if (links.contains(name) || own.contains(name) || folders.contains(name)) continue;
-    fs::remove_all(entry.path(), error);
-    // With what was in it.
-    const std::string gone = entry.path();
-    std::erase_if(shown_, [&gone](const auto& shown) {
-      return shown.first == gone || shown.first.starts_with(gone + "/");
-    });
+    const bool is_folder = fs::is_directory(entry.symlink_status(error));
+    const bool stays =
+        is_folder ? folders.contains(name) : links.contains(name) || own.contains(name);
+    if (!stays) remove(entry.path());
   }
   for (const auto& name : folders) fs::create_directories(path + "/" + name, error);
   for (const auto& [name, to] : links) CHECK(put_link(path + "/" + name, to));
@@ -175,14 +182,17 @@ outcome<dm_view::node> dm_view::list_dev() {
   return file_node("/dev");
 }
 
-// A folder of LVM's volumes.
+// A folder of LVM's volumes. One of the machine's with the same name is shown instead.
 outcome<dm_view::node> dm_view::list_group(const std::string& group) {
   contents links;
   for (const device_state& s : devices_.list()) {
     const auto volume = volume_of(s);
     if (volume && volume->group == group) links[volume->name] = "../mapper/" + s.name;
   }
-  if (links.empty()) return node{};
+  std::error_code error;
+  const std::string path = "/dev/" + group;
+  if (links.empty() || disks_.refuses(path) || fs::exists(fs::symlink_status(path, error)))
+    return node{};
   CHECK(put_folder(folder_ + "/dev/" + group, links, {}));
   return file_node("/dev/" + group);
 }
