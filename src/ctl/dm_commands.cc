@@ -85,14 +85,21 @@ std::vector<dm::target_line> to_wire(const std::vector<stack::table_line>& lines
 
 // The words of a table's line that are paths below /dev, put as the daemon knows them.
 void replace_names(std::string& args, const dm_caller& caller) {
-  static constexpr std::string_view dev = "/dev/";
-  for (size_t at = 0; (at = args.find(dev, at)) != std::string::npos;) {
-    const size_t end = std::min(args.find_first_of(" \t\n\\", at), args.size());
-    const bool word = at == 0 || args[at - 1] == ' ' || args[at - 1] == '\t';
-    const std::string meaning =
-        word ? caller.names->meaning_of(args.substr(at, end - at)) : args.substr(at, end - at);
-    args.replace(at, end - at, meaning);
-    at += meaning.size();
+  static constexpr std::string_view blanks = " \t\n\v\f\r";
+  for (size_t at = 0; (at = args.find_first_not_of(blanks, at)) != std::string::npos;) {
+    size_t end = at;
+    while (end < args.size() && blanks.find(args[end]) == std::string_view::npos)
+      end = std::min(end + (args[end] == '\\' ? 2 : 1), args.size());
+    const auto word = stack::split_args(args.substr(at, end - at));
+    if (word.size() == 1 && word[0].starts_with("/dev/")) {
+      const std::string meaning = caller.names->meaning_of(word[0]);
+      // What stays may be quoted.
+      if (meaning != word[0]) {
+        args.replace(at, end - at, meaning);
+        end = at + meaning.size();
+      }
+    }
+    at = end;
   }
 }
 

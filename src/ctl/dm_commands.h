@@ -35,7 +35,7 @@ struct dm_answer {
 class dm_names {
  public:
   virtual ~dm_names() = default;
-  // What a path below /dev stands for; the same where it is nothing special.
+  // The number, as text, that a path below /dev stands for; the same where it is nothing special.
   virtual std::string meaning_of(const std::string& path) = 0;
 };
 

@@ -45,12 +45,16 @@ class one_disk final : public disk_directory, public stack::source_opener {
     co_return block::opened_device{memory_, {512, 0}};
   }
   std::string absolute(std::string source, const std::string& directory) override {
-    return source.starts_with("/") ? source : directory + "/" + source;
+    return source.starts_with("/") || source == "512:0" ? source : directory + "/" + source;
   }
   std::string refused;
+  void move(std::string path) {
+    std::filesystem::rename(path_, path);
+    path_ = std::move(path);
+  }
 
  private:
-  const std::string path_;
+  std::string path_;
   std::shared_ptr<block::block_device> memory_{*store::memory_device::make(4 << 20)};
 };
 
@@ -349,6 +353,19 @@ TEST_F(dm_server_test, volumes_have_names_in_dev) {
   EXPECT_EQ(kind_of("/dev/g-1"), face::node_elsewhere);
   EXPECT_EQ(kind_of("/dev", nullptr, &place), face::node_file);
   EXPECT_FALSE(std::filesystem::exists(place + "/g-1"));
+}
+
+TEST_F(dm_server_test, tables_take_names_in_dev_of_any_disk) {
+  disks_->move(dir_ + "/a disk\\.img");
+  ASSERT_TRUE(server_->add_disk(dir_ + "/a disk\\.img"));
+  EXPECT_EQ(make("d", 8, "linear", "/dev/a\\ disk\\\\.img 8"), 0);
+  EXPECT_EQ(ioctl(DM_DEV_REMOVE_CMD, header("d")).error, 0);
+  for (const char* other : {"/dev/a", "/dev/a\\ disk", "/dev/./a\\ disk\\\\.img", "/dev/a\\"}) {
+    EXPECT_NE(make("d", 8, "linear", std::string(other) + " 8"), 0) << other;
+    EXPECT_EQ(ioctl(DM_DEV_REMOVE_CMD, header("d")).error, 0);
+  }
+  disks_->refused = "/dev/a disk\\.img";
+  EXPECT_NE(make("e", 8, "linear", "/dev/a\\ disk\\\\.img 8"), 0) << "a folder of its own";
 }
 
 TEST_F(dm_server_test, folders_of_the_machine_are_left_alone) {

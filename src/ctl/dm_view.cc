@@ -158,10 +158,21 @@ outcome<dm_view::node> dm_view::add_disk(const std::string& path) {
 }
 
 std::string dm_view::meaning_of(const std::string& path) {
-  if (!path.starts_with("/dev/") || ::access(path.c_str(), F_OK) == 0) return path;
-  const auto n = look_up(path);
-  const bool named = n && (n->facts.kind == face::node_disk || n->facts.kind == face::node_link);
-  return named ? n->path : path;
+  const auto name = after(path, "/dev/");
+  const auto number = name ? number_of_name(*name) : std::nullopt;
+  // Of other paths the machine is not asked: the caller could lead us anywhere.
+  if (!number || disks_.refuses(path) || ::access(path.c_str(), F_OK) == 0) return path;
+  return number->text();
+}
+
+std::optional<device_number> dm_view::number_of_name(const std::string& name) const {
+  for (const auto& [number, kernel_name] : disk_names_)
+    if (kernel_name == name) return number;
+  for (const device_state& s : devices_.list()) {
+    const auto volume = volume_of(s);
+    if (volume && name == volume->group + "/" + volume->name) return s.number;
+  }
+  return std::nullopt;
 }
 
 const std::string& dm_view::kernel_name_of(device_number number, const std::string& path) {

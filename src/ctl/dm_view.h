@@ -65,8 +65,8 @@ class dm_view final : public dm_names {
   // The device whose file in the device folder has this inode number. Errors: ENXIO.
   base::outcome<node> find_file(uint64_t inode);
   base::outcome<node> add_disk(const std::string& path);
-  // Of a path below /dev that the machine does not have: the disk's file, or the mapped device's
-  // path. All others stay as they are.
+  // The number, as text, of a disk or a volume of LVM by a path below /dev that the machine does
+  // not have. All others stay as they are.
   std::string meaning_of(const std::string& path) override;
 
  private:
@@ -86,6 +86,8 @@ class dm_view final : public dm_names {
   std::vector<block_entry> all_entries();
   const std::string& kernel_name_of(block::device_number number, const std::string& path);
   bool is_ours(block::device_number number);
+  // Of a disk or a volume, by its name in /dev.
+  std::optional<block::device_number> number_of_name(const std::string& name) const;
   bool is_used_by_tables(block::device_number number) const;
 
   base::outcome<node> look_up_dev(const std::string& name);
