@@ -9,10 +9,12 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "block/target.h"
 #include "ctl/paths.h"
 #include "ctl/table_text.h"
+#include "stack/device_name.h"
 
 namespace lbd::ctl {
 namespace {
@@ -161,14 +163,43 @@ outcome<std::vector<Entry>> take_all(const toml::table& from, const std::string&
                                   ": write [[" + kind + "]] before each " + kind};
 }
 
-// The devices of the file that a table names.
-bool names_device(const config_device& user, const std::string& used) {
+// One name can be written in several ways.
+bool is_same_name(const std::string& a, const std::string& b) {
+  return stack::kept_name(a) == stack::kept_name(b);
+}
+
+// Whether a word of a table is this device of the file. Without `major` not by its number.
+bool is_device(const std::string& word, const config_device& d, std::optional<uint32_t> major) {
+  const std::string mapper = "/dev/mapper/";
+  if (word.starts_with(mapper)) return is_same_name(word.substr(mapper.size()), d.name);
+  if (d.minor && word == "/dev/dm-" + std::to_string(*d.minor)) return true;
+  if (d.minor && major && word == block::device_number{*major, *d.minor}.text()) return true;
+  return is_same_name(word, d.name);
+}
+
+// Whether the table of `user` names `used`.
+bool names_device(const config_device& user, const config_device& used,
+                  std::optional<uint32_t> major = {}) {
   const auto lines = parse_table(user.table, false);
   if (!lines) return false;
   for (const stack::table_line& l : *lines)
     for (const std::string& word : stack::split_args(l.args))
-      if (word == used || word == "/dev/mapper/" + used) return true;
+      if (is_device(word, used, major)) return true;
   return false;
+}
+
+// The lowest free ones in the order of the devices: one that cannot be made keeps its number, so
+// that the others have theirs at every start.
+void hand_out_minors(std::vector<config_device>& devices) {
+  std::set<uint32_t> taken;
+  for (const config_device& d : devices)
+    if (d.minor) taken.insert(*d.minor);
+  uint32_t next = 0;
+  for (config_device& d : devices) {
+    if (d.minor) continue;
+    while (taken.contains(next)) ++next;
+    d.minor = next++;
+  }
 }
 
 // Each device after those that its table names; otherwise in the order of the file.
@@ -178,7 +209,7 @@ outcome<std::vector<config_device>> in_order(std::vector<config_device> left,
   while (!left.empty()) {
     const auto ready = std::find_if(left.begin(), left.end(), [&left](const config_device& d) {
       return std::none_of(left.begin(), left.end(), [&d](const config_device& other) {
-        return &other != &d && names_device(d, other.name);
+        return &other != &d && names_device(d, other);
       });
     });
     if (ready == left.end())
@@ -195,13 +226,13 @@ outcome<std::vector<config_device>> in_order(std::vector<config_device> left,
 outcome<void> check_names(const daemon_config& c) {
   std::map<std::string, uint32_t> seen;
   for (const config_device& d : c.devices) {
-    const auto [at, fresh] = seen.emplace(d.name, d.line);
+    const auto [at, fresh] = seen.emplace(stack::kept_name(d.name), d.line);
     if (!fresh)
       return failure{errc::inval, c.path + ":" + std::to_string(std::max(d.line, at->second)) +
                                       ": device '" + d.name + "' is there twice"};
   }
   for (const config_export& e : c.exports)
-    if (!seen.contains(e.device))
+    if (!seen.contains(stack::kept_name(e.device)))
       return failure{errc::inval, c.path + ":" + std::to_string(e.line) + ": no device '" +
                                       e.device + "' in this file"};
   return {};
@@ -235,6 +266,7 @@ outcome<daemon_config> parse_config(std::string_view text, const std::string& pa
   out.path = path;
   TRY(auto devices, take_all<config_device>(all, "device", path));
   TRY(out.devices, in_order(std::move(devices), path));
+  hand_out_minors(out.devices);
   TRY(out.exports, take_all<config_export>(all, "export", path));
   TRY(out.mounts, take_all<config_mount>(all, "mount", path));
   CHECK(check_names(out));
@@ -259,11 +291,13 @@ using nlohmann::json;
 class restorer {
  public:
   restorer(daemon& d, const daemon_config& from, bool strict)
-      : daemon_(d), from_(from), strict_(strict), folder_(folder_of(from.path)) {}
+      : daemon_(d), from_(from), strict_(strict), folder_(folder_of(from.path)) {
+    for (const config_device& one : from.devices) left_.push_back(&one);
+  }
 
   rt::task<std::vector<failure>> run() {
-    for (const config_device& d : from_.devices) {
-      if (over()) break;
+    while (!left_.empty() && !over()) {
+      const config_device& d = take_next();
       const auto done = co_await make(d);
       if (done) continue;
       failures_.push_back(at_line(from_, d.line, done.error()));
@@ -292,10 +326,68 @@ class restorer {
                                     std::to_string(missing.line) + "), which is missing"};
   }
 
+  bool names(const config_device& user, const config_device& used) const {
+    return names_device(user, used, daemon_.devices().major());
+  }
+
+  // After what it names, and snapshots before what writes to their origins.
+  const config_device& take_next() {
+    const auto waits_for_no_other = [this](auto waits) {
+      return [this, waits](const config_device* d) {
+        return std::none_of(left_.begin(), left_.end(), [&](const config_device* other) {
+          return other != d && waits(*d, *other);
+        });
+      };
+    };
+    const auto named = [this](const auto& d, const auto& other) { return names(d, other); };
+    auto at = std::find_if(left_.begin(), left_.end(),
+                           waits_for_no_other([this](const auto& d, const auto& other) {
+                             return names(d, other) || writes_origin_of(d, other);
+                           }));
+    if (at == left_.end()) at = std::find_if(left_.begin(), left_.end(), waits_for_no_other(named));
+    if (at == left_.end()) at = left_.begin();
+    const config_device* const next = *at;
+    left_.erase(at);
+    return *next;
+  }
+
+  // The same text for one source, however a table names it.
+  const std::string& source_of(const std::string& word) {
+    const auto [at, fresh] = sources_.try_emplace(word);
+    if (!fresh) return at->second;
+    for (const config_device& d : from_.devices)
+      if (is_device(word, d, daemon_.devices().major())) return at->second = "device " + d.name;
+    const std::string whole = daemon_.sources().absolute(word, folder_);
+    const auto number = daemon_.sources().number_of(whole);
+    return at->second = number ? number->text() : whole;
+  }
+
+  // What changes an origin without its snapshot spoils the snapshot for good. Other snapshots only
+  // read it.
+  bool writes_origin_of(const config_device& writer, const config_device& snapshot) {
+    const auto kept = parse_table(snapshot.table, false), lines = parse_table(writer.table, false);
+    if (!kept || !lines) return false;
+    for (const stack::table_line& k : *kept) {
+      const auto args = stack::split_args(k.args);
+      if ((k.type != "snapshot" && k.type != "snapshot-merge") || args.empty()) continue;
+      for (const stack::table_line& l : *lines)
+        for (const std::string& word : stack::split_args(l.args))
+          if (l.type != "snapshot" && source_of(word) == source_of(args[0])) return true;
+    }
+    return false;
+  }
+
   rt::task<outcome<void>> make(const config_device& device) {
-    for (const config_device* m : missing_)
-      if (names_device(device, m->name))
+    for (const config_device* m : missing_) {
+      if (names(device, *m))
         co_return failure{errc::nodev, "device '" + device.name + "': " + stands_on(*m).message};
+      if (writes_origin_of(device, *m))
+        co_return failure{errc::nodev, "device '" + device.name +
+                                           "': it writes to the origin of snapshot '" + m->name +
+                                           "' (line " + std::to_string(m->line) +
+                                           "), which is missing and would lose its data: mend '" +
+                                           m->name + "', or take it out of the file"};
+    }
     json params = {{"name", device.name},
                    {"table", device.table},
                    {"read_only", device.read_only},
@@ -310,7 +402,8 @@ class restorer {
 
   rt::task<outcome<void>> make(const config_export& e) {
     for (const config_device* m : missing_)
-      if (m->name == e.device) co_return failure{errc::nodev, "export: " + stands_on(*m).message};
+      if (is_same_name(m->name, e.device))
+        co_return failure{errc::nodev, "export: " + stands_on(*m).message};
     const std::string prefix = "unix:";
     std::string nbd = e.nbd;
     if (nbd.starts_with(prefix)) nbd = prefix + absolute_path(nbd.substr(prefix.size()), folder_);
@@ -327,7 +420,8 @@ class restorer {
   const bool strict_;
   const std::string folder_;
   std::vector<failure> failures_;
-  std::vector<const config_device*> missing_;
+  std::vector<const config_device*> left_, missing_;
+  std::map<std::string, std::string> sources_;  // by the words of tables
 };
 
 }  // namespace

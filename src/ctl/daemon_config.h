@@ -16,7 +16,7 @@ namespace lbd::ctl {
 struct config_device {
   uint32_t line = 0;  // of the file, where it begins
   std::string name, uuid, table;
-  std::optional<uint32_t> minor;
+  std::optional<uint32_t> minor;  // parse_config() gives one to each that has none
   bool read_only = false;
 };
 struct config_export {
@@ -42,8 +42,8 @@ base::outcome<daemon_config> parse_config(std::string_view text, const std::stri
 base::outcome<daemon_config> read_config(const std::string& path);
 
 // Makes everything that can be made. What cannot is in the answer: each names the file, the line
-// and why; what stands on something that is missing is missing too. `strict`: the first one ends
-// it.
+// and why; what stands on something that is missing is missing too, and so is what writes to the
+// origin of a missing snapshot. `strict`: the first one ends it.
 rt::task<std::vector<base::failure>> restore(daemon& d, const daemon_config& from, bool strict);
 
 }  // namespace lbd::ctl

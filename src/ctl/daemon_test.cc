@@ -277,6 +277,62 @@ TEST_F(methods, a_table_prints_what_loads_again) {
   EXPECT_EQ((*ask("device.remove_all", json::object()))->at("left"), 0);
 }
 
+class configurations : public methods {
+ protected:
+  // The messages of what is missing, without the place of the file.
+  std::vector<std::string> restore_from(const std::string& text) {
+    const auto c = parse_config(text, dir_ / "c");
+    EXPECT_TRUE(c) << (c ? "" : c.error().message);
+    std::vector<std::string> out;
+    if (!c) return out;
+    for (const auto& f : runtime_->run_until(restore(*daemon_, *c, false)))
+      out.push_back(f.message.substr((dir_ / "c:").size()));
+    return out;
+  }
+  std::vector<std::string> devices() {
+    std::vector<std::string> out;
+    for (const auto& s : daemon_->devices().list()) out.push_back(s.name + " " + s.number.text());
+    return out;
+  }
+  static std::string device(const std::string& name, const std::string& table) {
+    return "[[device]]\nname='" + name + "'\ntable='" + table + "'\n";
+  }
+};
+
+TEST_F(configurations, a_missing_snapshot_keeps_its_origin_back) {
+  const std::string a = dir_.file("a", 65536), b = dir_.file("b", 65536);
+  const std::string text = device("org", "0 128 snapshot-origin file:" + a) +
+                           device("snap", "0 128 snapshot a cow P 8") +
+                           device("other", "0 128 snapshot a cow2 P 8") +
+                           device("free", "0 128 snapshot-origin b");
+  dir_.file("cow2", 65536);
+  const auto told = restore_from(text);
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_THAT(told[0], HasSubstr("4: device 'snap'"));
+  EXPECT_THAT(told[1],
+              HasSubstr("1: device 'org': it writes to the origin of snapshot 'snap' (line 4)"));
+  EXPECT_THAT(devices(), ElementsAre("free 253:3", "other 253:2"));
+  EXPECT_TRUE(ask("device.remove_all", json::object()));
+  dir_.file("cow", 65536);
+  EXPECT_THAT(restore_from(text), ElementsAre());
+  EXPECT_THAT(devices(), ElementsAre("free 253:3", "org 253:0", "other 253:2", "snap 253:1"));
+  EXPECT_TRUE(ask("device.remove_all", json::object()));
+}
+
+TEST_F(configurations, a_missing_device_leaves_the_numbers_of_others) {
+  dir_.file("a", 65536);
+  const std::string text =
+      device("on", "0 8 linear 253:2 0") + device("bad", "0 8 linear x 0") +
+      device("good", "0 8 linear a 0") + device("on-bad", "0 8 linear /dev/dm-1 0") +
+      device("a b", "0 8 linear y 0") + device("on-a", "0 8 linear /dev/mapper/a\\\\x20b 0");
+  const auto told = restore_from(text);
+  ASSERT_EQ(told.size(), 4u);
+  EXPECT_THAT(told[1], HasSubstr("device 'on-bad': it stands on device 'bad'"));
+  EXPECT_THAT(told[3], HasSubstr("device 'on-a': it stands on device 'a b'"));
+  EXPECT_THAT(devices(), ElementsAre("good 253:2", "on 253:0"));
+  EXPECT_TRUE(ask("device.remove_all", json::object()));
+}
+
 rt::task<rt::socket> ask_for_life(std::string path) {
   const rt::socket_address at = *rt::socket_address::unix_path(path);
   auto client = *co_await rt::socket::connect(at);
