@@ -57,9 +57,11 @@ inline base::outcome<void> lock_image(rt::file& f, bool writable) {
   return {};
 }
 
-// Whether lock_image(f, true) has locked the file, and not only warned.
+// Whether nobody else can be writing: lock_image(f, true) has locked the file, has not only warned,
+// and the lock is a fence.
 inline bool holds_write_lock(rt::file& f) {
-  return f.lock(rt::lock_kind::shared, detail::lock_uses_base + 1, 1).has_value();
+  return f.locks_are_fences() &&
+         f.lock(rt::lock_kind::shared, detail::lock_uses_base + 1, 1).has_value();
 }
 
 // A writer that only reads from now on. REQUIRES: lock_image(f, true) passed.

@@ -109,6 +109,9 @@ class file {
   virtual base::result<void> lock(lock_kind kind, uint64_t first, uint64_t count) noexcept = 0;
   // Whether somebody else's lock would refuse `kind` there.
   virtual bool would_block(lock_kind kind, uint64_t first, uint64_t count) noexcept = 0;
+  // Whether every program heeds these locks that could use the file, and they last until they are
+  // given up. Others keep mistakes away, no more.
+  virtual bool locks_are_fences() const noexcept { return true; }
 
   // For file_op: completes the request at once if that cannot block (true), or starts it.
   virtual bool try_now(io_request& r) noexcept = 0;

@@ -46,6 +46,7 @@ class core_file final : public gluster_file {
     return {};
   }
   bool would_block(rt::lock_kind, uint64_t, uint64_t) noexcept override { return false; }
+  bool locks_are_fences() const noexcept override { return false; }
   bool try_now(rt::io_request&) noexcept override { return false; }
   void start(rt::io_request& r) override { rt::spawn(serve(core_, r)); }
 
