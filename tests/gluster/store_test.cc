@@ -127,11 +127,34 @@ TEST_P(gluster_store, a_writer_becomes_a_reader) {
   EXPECT_THAT(refusal(*rt_, "gluster://other/v/a", true), HasSubstr("in use by another program"));
 }
 
-TEST_P(gluster_store, servers_that_cannot_lock_serve_all_the_same) {
-  fake().rule("posix_lock fail 38");
-  const auto one = open(), another = open("gluster://other/v/a");
-  EXPECT_NE(one, nullptr);
-  EXPECT_NE(another, nullptr);
+TEST_P(gluster_store, servers_without_locks_serve_all_the_same) {
+  for (const char* rule : {"posix_lock fail 37", "posix_lock fail 38", "posix_lock fail 95",
+                           "fd_set_lkowner fail 22"}) {
+    fake().clear_rules();
+    fake().rule(rule);
+    const auto one = open(), another = open("gluster://other/v/a");
+    EXPECT_NE(one, nullptr);
+    EXPECT_NE(another, nullptr);
+  }
+}
+
+TEST_P(gluster_store, nothing_is_opened_while_it_is_unknown_who_has_the_lock) {
+  for (const int error : {ENOTCONN, ETIMEDOUT, EIO, ESTALE})
+    for (const bool writable : {false, true}) {
+      fake().rule(("posix_lock fail " + std::to_string(error) + " times 1").c_str());
+      const auto d =
+          rt_->run_until(gluster_device::open(*rt_, source("gluster://h/v/a"), writable));
+      ASSERT_FALSE(d) << error;
+      EXPECT_EQ(d.error().code, static_cast<errc>(error));
+      EXPECT_THAT(d.error().message, HasSubstr("'gluster://h:24007/v/a' cannot be locked"));
+    }
+  fake().rule("posix_lock hold times 1");
+  const auto late =
+      rt_->run_until(gluster_device::open(*rt_, source("gluster://h/v/a?timeout=1"), true));
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, errc::timed_out);
+  fake().release();
+  EXPECT_NE(open(), nullptr) << "waits until the late lock is given back";
 }
 
 TEST_P(gluster_store, an_image_in_use_grows_and_does_not_shrink) {

@@ -64,6 +64,15 @@ attempt try_lock(const std::shared_ptr<gluster_volume>& volume, const std::strin
   return out;
 }
 
+// What other errors say is that there are locks, perhaps somebody else's.
+bool servers_have_no_locks(int error) noexcept {
+  return error == EOPNOTSUPP || error == ENOSYS || error == ENOLCK;
+}
+
+std::string cannot_be_locked(const std::string& name, int error) {
+  return "'" + name + "' cannot be locked: " + base::to_string(static_cast<errc>(error));
+}
+
 failure busy(const std::string& name, bool writable) {
   const char* why = writable ? "' is in use by another program; stop it first, or put a new change "
                                "file on top"
@@ -86,11 +95,12 @@ task<outcome<lock_kind>> lock_gluster_image(std::shared_ptr<gluster_volume> volu
       image->lock = std::move(done->holder);
       co_return writable ? lock_kind::exclusive : lock_kind::shared;
     }
-    if (error != EAGAIN && error != EACCES) {
-      base::log_warn("image", "'" + info.path + "' cannot be locked: " +
-                                  base::to_string(static_cast<errc>(error)));
+    if (servers_have_no_locks(error)) {
+      base::log_warn("image", cannot_be_locked(info.path, error));
       co_return lock_kind::none;
     }
+    if (error != EAGAIN && error != EACCES)
+      co_return failure{static_cast<errc>(error), cannot_be_locked(info.path, error)};
     if (rt::reactor::current().now_ns() >= patience) co_return busy(info.path, writable);
     co_await rt::sleep_for(pause);
   }

@@ -15,8 +15,8 @@
 namespace lbd::store {
 
 // Locks `path` for what `info` says, and leaves the lock with `image`. What was locked: none, with
-// a warning, where the servers cannot lock (now). Errors: busy, after two seconds in which a
-// program that ended just now may give up its lock.
+// a warning, where the servers have no locks. Errors: busy, after two seconds in which a program
+// that ended just now may give up its lock; timed_out, and what else the servers say.
 rt::task<base::outcome<rt::lock_kind>> lock_gluster_image(std::shared_ptr<gluster_volume> volume,
                                                           std::shared_ptr<gluster_fd> image,
                                                           rt::file_info info, std::string path,
