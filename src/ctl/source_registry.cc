@@ -274,20 +274,20 @@ rt::task<outcome<block::opened_device>> source_registry::open_identified(identit
 rt::task<outcome<std::shared_ptr<source_registry::use>>> source_registry::open_new(entry_ptr e,
                                                                                    bool writable) {
   const auto made = std::make_shared<use>(*this, e, writable);
-  if (const auto* image = std::get_if<uri::qcow2_source>(&e->what.source)) {
-    // Two views of one image would not see each other's tables.
-    if (!e->reader.expired())
-      co_return failure{errc::busy, "'" + e->what.text + "' is open for reading here already"};
+  const auto* const image = std::get_if<uri::qcow2_source>(&e->what.source);
+  const bool on_gluster = std::holds_alternative<uri::gluster_source>(e->what.source);
+  // Two views of one image would not see each other's tables, and a file on Gluster has its lock
+  // while it is open: the writer's would be in the way of the readers'.
+  if ((image != nullptr || on_gluster) && !e->reader.expired())
+    co_return failure{errc::busy, "'" + e->what.text + "' is open for reading here already"};
+  if (image != nullptr) {
     stack_spec spec;
     spec.read_only = !writable;
     spec.layers.push_back({layer_option::expandable, image->path});
     CO_TRY(made->stack, co_await served_stack::open(runtime_, std::move(spec), {}, &abandoned_));
   } else {
     if (e->is_file()) CO_CHECK(e->lock(writable));
-    // Of an image on Gluster that is read here the readers have the lock: a writer that joins them
-    // goes without.
-    const bool locked = e->is_file() || !e->reader.expired();
-    const source_options how{writable, locked, &abandoned_};
+    const source_options how{writable, e->is_file(), &abandoned_};
     CO_TRY(made->layer, co_await open_source(runtime_, e->what.source, how));
   }
   if (writable && made->device().limits().read_only)
