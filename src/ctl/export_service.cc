@@ -160,8 +160,9 @@ std::vector<export_service::info> export_service::list() const {
 task<void> export_service::remove_one(place* at, one* e) {
   const auto removed = co_await at->server.remove_export(e->name);
   if (!removed) base::log_warn("export", removed.error().message);
-  // As when the last user closes a block device: what was written is not left in caches.
-  if (!e->read_only && !e->device.device->limits().read_only) {
+  // As when the last user closes a block device: what was written is not left in caches, also when
+  // the device is read-only now.
+  if (!e->read_only) {
     const auto flushed = co_await e->device.device->flush({});
     if (!flushed)
       base::log_error("export", "export '" + e->name + "' could not be flushed: " +

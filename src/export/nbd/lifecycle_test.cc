@@ -68,6 +68,17 @@ TEST_F(lifecycle, stop_answers_what_has_arrived_and_flushes) {
   EXPECT_THROW(client again(server_->path()), client::closed);
 }
 
+TEST_F(lifecycle, stop_flushes_what_was_written_before_the_device_became_read_only) {
+  start();
+  server_->add(other_, "never written", true);
+  auto c = connect();
+  EXPECT_EQ(c->call(command::write, 0, 4096, 0, pattern(4096, 1)).error, wire_error::none);
+  disk_.limits_.read_only = true;
+  server_->stop();
+  EXPECT_EQ(disk_.flushes, 1);
+  EXPECT_EQ(other_.flushes, 0);
+}
+
 TEST_F(lifecycle, stop_does_not_wait_for_clients_that_take_no_replies) {
   server_options options;
   options.stop_grace_ns = 100'000'000;

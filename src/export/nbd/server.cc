@@ -251,7 +251,8 @@ task<void> server::impl::stop_listening() {
 task<outcome<void>> server::impl::flush_devices() {
   outcome<void> first;
   for (const auto& e : registry_.exports()) {
-    if (e->read_only()) continue;
+    // A device that is read-only now may have been written with the table before.
+    if (e->options.read_only) continue;
     const auto r = co_await e->device().flush({});
     if (!r && first)
       first = failure{r.error().code, "export '" + e->options.name + "' could not be flushed: " +
