@@ -18,7 +18,7 @@ namespace lbd::rt {
 // One call. Made by new on a reactor, and begun there or, where beginning may block, by begin_on().
 // What the library reads and writes during the call belongs to it (a derived class) and not to the
 // caller wherever there is a deadline, because a call that was given up goes on. Whoever awaited
-// its end deletes it; the thread that ends it does if it was given up.
+// its end deletes it; if it was given up it is deleted when it ends.
 class foreign_call : private message {
  public:
   // `late`: counts calls that were given up and have not ended.
@@ -32,7 +32,7 @@ class foreign_call : private message {
   void begin_on(call_thread& where) noexcept {
     run = [](message& m) {
       auto& call = static_cast<foreign_call&>(m);
-      if (call.state_.load(std::memory_order_acquire) == state::given_up)
+      if (call.state_.load(std::memory_order_acquire) != state::waiting)
         call.finish();
       else
         call.begin();
@@ -43,11 +43,9 @@ class foreign_call : private message {
   // Any thread, once, when the result has been stored; the object may be gone afterwards.
   void finish() noexcept {
     run = [](message& m) { static_cast<foreign_call&>(m).come_back(); };
-    if (state_.exchange(state::finished, std::memory_order_acq_rel) == state::waiting)
-      return home_.post_from_outside(*this);
-    const auto late = std::move(late_);
-    delete this;
-    if (late != nullptr) late->fetch_sub(1, std::memory_order_acq_rel);
+    const state before = state_.exchange(state::finished, std::memory_order_acq_rel);
+    if (before == state::waiting) return home_.post_from_outside(*this);
+    if (before == state::given_up) end_late();  // or give_up() does it, which is at work
   }
 
   // Awaitable, on the reactor that made it, in the turn that began the call. True: it has ended.
@@ -92,18 +90,26 @@ class foreign_call : private message {
   virtual void begin() noexcept { finish(); }
 
  private:
-  enum class state : uint8_t { waiting, finished, given_up };
+  enum class state : uint8_t { waiting, finished, being_given_up, given_up };
 
   void come_back() { end_->ended(); }
-  // False when the call has just ended: its message is on the way.
+  // False when the call has just ended: its message is on the way. It is counted only when it has
+  // been given up, and its end is counted after that: the count is never too low, and never too
+  // high for calls that were in time.
   bool give_up() noexcept {
-    const auto late = late_;
-    if (late != nullptr) late->fetch_add(1, std::memory_order_acq_rel);
     state before = state::waiting;
-    if (state_.compare_exchange_strong(before, state::given_up, std::memory_order_acq_rel))
-      return true;
+    if (!state_.compare_exchange_strong(before, state::being_given_up, std::memory_order_acq_rel))
+      return false;
+    if (late_ != nullptr) late_->fetch_add(1, std::memory_order_acq_rel);
+    before = state::being_given_up;
+    if (!state_.compare_exchange_strong(before, state::given_up, std::memory_order_acq_rel))
+      end_late();
+    return true;
+  }
+  void end_late() noexcept {
+    const auto late = std::move(late_);
+    delete this;
     if (late != nullptr) late->fetch_sub(1, std::memory_order_acq_rel);
-    return false;
   }
 
   reactor& home_;
