@@ -28,16 +28,18 @@ void all_cores::add(work& w, std::coroutine_handle<> waiter) {
   lane& l = lanes_[w.home_->index()];
   for (unsigned i = 0; i < w.parts_; ++i) l.waiting.push_back({&w, i});
   l.bytes += w.bytes_;
-  if (l.begins_soon) return;
-  l.begins_soon = true;
-  spawn(begin_soon(l));
+  if (l.runs) return;
+  l.runs = true;
+  spawn(run_all(l));
 }
 
-// Behind everything that this turn brings: there may be more.
-task<void> all_cores::begin_soon(lane& l) {
-  co_await yield_now{};
-  l.begins_soon = false;
-  begin(l);
+task<void> all_cores::run_all(lane& l) {
+  do {
+    co_await yield_now{};  // behind everything that this turn brings: there may be more
+    batch& b = begin(l);
+    while (take_parts(b)) co_await yield_now{};
+  } while (!l.waiting.empty());
+  l.runs = false;
 }
 
 all_cores::batch* all_cores::free_batch(lane& l) const noexcept {
@@ -47,7 +49,7 @@ all_cores::batch* all_cores::free_batch(lane& l) const noexcept {
   return found != l.shared.end() ? &*found : nullptr;
 }
 
-void all_cores::begin(lane& l) {
+all_cores::batch& all_cores::begin(lane& l) {
   const unsigned others = static_cast<unsigned>(lanes_.size()) - 1;
   auto helpers = static_cast<unsigned>(
       std::min<uint64_t>(others, std::exchange(l.bytes, 0) / bytes_per_helper));
@@ -67,23 +69,25 @@ void all_cores::begin(lane& l) {
     c.of = b;
     c.run = [](message& m) {
       batch& offered = *static_cast<call&>(m).of;
-      take_parts(offered);
+      if (take_parts(offered)) return reactor::current().post(m);
       offered.expected.fetch_sub(1, std::memory_order_release);
     };
     l.last_helper = (l.last_helper + 1) % others;
     runtime_->at((here + 1 + l.last_helper) % (others + 1)).post(c);
   }
-  take_parts(*b);
+  return *b;
 }
 
-void all_cores::take_parts(batch& b) noexcept {
-  for (;;) {
+// As many as one turn may do. Whether there may be more.
+bool all_cores::take_parts(batch& b) noexcept {
+  for (unsigned done = 0; done < parts_per_turn; ++done) {
     const size_t i = b.next.fetch_add(1, std::memory_order_relaxed);
-    if (i >= b.parts.size()) return;
+    if (i >= b.parts.size()) return false;
     const part p = b.parts[i];
     p.of->do_part(p.index);
     p.of->end_part();
   }
+  return true;
 }
 
 }  // namespace lbd::rt

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Computing that any core may do (ciphers, parity). What comes up in one turn of a reactor is done
 // by that reactor, and when it is much, by the others too: whoever has time takes the next part.
-// Nobody waits for a reactor that has not begun a part.
+// Nobody waits for a reactor that has not begun a part. A reactor does few parts at a time, and all
+// else that is ready in between.
 #pragma once
 
 #include <array>
@@ -19,8 +20,8 @@ class all_cores {
   // One for all who use the runtime. On reactor 0 only.
   static all_cores& of(runtime& r);
 
-  // Parts that may be done in any order and at the same time. Lives in the coroutine that awaits
-  // it.
+  // Parts that may be done in any order and at the same time, each in about a millisecond at most.
+  // Lives in the coroutine that awaits it.
   class work : private message {
    public:
     work(unsigned parts, uint64_t bytes) noexcept : parts_(parts), bytes_(bytes) {}
@@ -65,6 +66,7 @@ class all_cores {
  private:
   // Another core is asked for each of these; below, it would come when all is done.
   static constexpr uint64_t bytes_per_helper = uint64_t{64} << 10;
+  static constexpr unsigned parts_per_turn = 8;
 
   struct part {
     work* of;
@@ -80,21 +82,21 @@ class all_cores {
     std::atomic<size_t> next{0};        // part that nobody has taken
     std::atomic<unsigned> expected{0};  // helpers that have not come and gone
   };
-  // A reactor's own.
+  // A reactor's own. It takes parts of one batch at a time.
   struct alignas(64) lane {
     std::vector<part> waiting;
     uint64_t bytes = 0;  // of what waits
-    bool begins_soon = false;
+    bool runs = false;
     unsigned last_helper = 0;
     batch alone;
     std::array<batch, 8> shared;  // at most so many that helpers have not looked at
   };
 
   void add(work& w, std::coroutine_handle<> waiter);
-  task<void> begin_soon(lane& l);
-  void begin(lane& l);
+  task<void> run_all(lane& l);
+  batch& begin(lane& l);
   batch* free_batch(lane& l) const noexcept;
-  static void take_parts(batch& b) noexcept;
+  static bool take_parts(batch& b) noexcept;
 
   runtime* runtime_ = nullptr;
   std::vector<lane> lanes_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <thread>
 
 namespace lbd::rt {
@@ -94,6 +95,49 @@ task<bool> on_all(runtime& rt, all_cores& cores) {
   bool good = true;
   for (const bool one : co_await when_all(std::move(all))) good &= one;
   co_return good;
+}
+
+// How many parts each reactor does without looking at anything else.
+class unbroken final : public all_cores::work {
+ public:
+  explicit unbroken(unsigned parts) : work(parts, much) {}
+  void do_part(unsigned) noexcept override {
+    const unsigned here = reactor::current().index();
+    most[here] = std::max(most[here], ++row[here]);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  std::array<unsigned, 3> row{}, most{};  // each reactor's own
+  std::atomic<bool> done{false};
+};
+
+task<bool> break_rows_here(unbroken& w) {
+  while (!w.done) {
+    w.row[reactor::current().index()] = 0;
+    co_await yield_now{};
+  }
+  co_return true;
+}
+task<bool> break_rows(reactor& where, unbroken& w) {
+  auto there = [&w] { return break_rows_here(w); };
+  co_return co_await call_on(where, there);
+}
+task<bool> do_at_last(all_cores& cores, unbroken& w) {
+  co_await cores.run(w);
+  w.done = true;
+  co_return true;
+}
+task<bool> work_and_break(runtime& rt, all_cores& cores, unbroken& w) {
+  std::vector<task<bool>> all;
+  for (unsigned i = 0; i < rt.reactor_count(); ++i) all.push_back(break_rows(rt.at(i), w));
+  all.push_back(do_at_last(cores, w));
+  for (const bool one : co_await when_all(std::move(all))) (void)one;
+  co_return true;
+}
+
+TEST_F(cores, much_work_leaves_time_for_everything_else) {
+  unbroken w(600);
+  EXPECT_TRUE(rt_->run_until(work_and_break(*rt_, cores_, w)));
+  for (const unsigned most : w.most) EXPECT_LE(most, 16u);
 }
 
 TEST_F(cores, every_part_is_done_once_while_all_ask_each_other) {
