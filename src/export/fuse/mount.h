@@ -20,7 +20,7 @@ namespace lbd::fuse {
 struct mount_options {
   // Users other than the one who mounts get in, as the files' modes say (as fuse.conf allows).
   bool others = false;
-  // Served on so many reactors; 0: a number that fits.
+  // Served on so many reactors; 0: one.
   unsigned reactors = 0;
 };
 

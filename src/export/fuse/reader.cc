@@ -52,7 +52,8 @@ reader::reader(session& owner, rt::reactor& where, unsigned share)
       where_(where),
       most_requests_(block::bounds::requests_per_mount / share),
       most_held_bytes_(block::bounds::bytes_per_mount / share),
-      most_read_bytes_(block::bounds::read_bytes_per_mounted_device / share) {
+      most_read_bytes_(
+          std::max<uint64_t>(block::bounds::read_bytes_per_mounted_device / share, most_bytes)) {
   watch_.self = this;
   watch_.run = [](rt::timer& t) { static_cast<watch&>(t).self->look_for_interrupts(); };
 }
