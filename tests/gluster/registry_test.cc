@@ -24,9 +24,7 @@ TEST_P(gluster_registry, a_writer_without_a_lock_joins_nobody) {
   {
     const rt::reactor::scope here(rt_->at(0));
     source_registry sources(*rt_, *source_numbers::open(path));
-    const auto open = [&](bool writable) {
-      return rt_->run_until(sources.open(image, writable));
-    };
+    const auto open = [&](bool writable) { return rt_->run_until(sources.open(image, writable)); };
     auto reader = open(false);
     ASSERT_TRUE(reader) << reader.error().message;
     const auto refused = open(true);
@@ -38,8 +36,7 @@ TEST_P(gluster_registry, a_writer_without_a_lock_joins_nobody) {
     ASSERT_TRUE(writer && joined);
     EXPECT_EQ(writer->device.get(), joined->device.get());
     writer->device.reset();
-    const auto other =
-        rt_->run_until(gluster_device::open(*rt_, source(from_elsewhere), false));
+    const auto other = rt_->run_until(gluster_device::open(*rt_, source(from_elsewhere), false));
     EXPECT_FALSE(other) << "the one that joined keeps the writer's lock";
     joined->device.reset();
     EXPECT_TRUE(rt_->run_until(sources.close()));
