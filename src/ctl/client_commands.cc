@@ -19,11 +19,6 @@ constexpr uint64_t answer_ms = 10'000;
 // A shutdown waits for requests in flight and flushes; adding a layer waits for requests in flight.
 constexpr uint64_t slow_answer_ms = 120'000;
 
-int printed(std::string_view command, const std::string& text) {
-  if (print(text)) return exit_ok;
-  return fail(command, {base::errc::io, "cannot write to standard output"});
-}
-
 // As udevadm shows them: seconds of the monotonic clock, the action, the device, its variables.
 std::string event_text(const nlohmann::json& event) {
   const uint64_t us = rt::reactor::current().now_ns() / 1000;
@@ -40,7 +35,7 @@ base::outcome<void> show_event(const nlohmann::json& told, bool as_json) {
   if (told.at("method") == "events.lost")
     return base::failure{base::errc::overflow, event.value("message", "events were lost")};
   if (print(as_json ? event.dump() + "\n" : event_text(event))) return {};
-  return base::failure{base::errc::io, "cannot write to standard output"};
+  return no_output();
 }
 
 }  // namespace
@@ -49,17 +44,17 @@ int run_ping(const ping_command& what) {
   const auto answer =
       call_server(what.to, "ping", nlohmann::json::object(), after_answer::close, answer_ms);
   if (!answer) return fail("ping", answer.error());
-  return printed("ping", (*answer)->dump() + "\n");
+  return finish("ping", (*answer)->dump() + "\n");
 }
 
 int run_info(const info_command& what) {
   const auto answer =
       call_server(what.to, "info", nlohmann::json::object(), after_answer::close, answer_ms);
   if (!answer) return fail("info", answer.error());
-  if (what.json) return printed("info", (*answer)->dump(2) + "\n");
+  if (what.json) return finish("info", (*answer)->dump(2) + "\n");
   const auto report = report_from_json(**answer);
   if (!report) return fail("info", report.error());
-  return printed("info", to_text(*report));
+  return finish("info", to_text(*report));
 }
 
 int run_shutdown(const shutdown_command& what) {

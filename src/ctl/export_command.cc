@@ -57,11 +57,6 @@ outcome<std::string> ask(const export_command& what) {
 
 }  // namespace
 
-int run_export(const export_command& what) {
-  const auto text = ask(what);
-  if (!text) return fail("export", text.error());
-  if (print(*text)) return exit_ok;
-  return fail("export", {base::errc::io, "cannot write to standard output"});
-}
+int run_export(const export_command& what) { return finish("export", ask(what)); }
 
 }  // namespace lbd::ctl

@@ -5,8 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/size_text.h"
-#include "ctl/say.h"
-#include "rt/runtime.h"
+#include "ctl/run_alone.h"
 #include "store/gluster/gluster.h"
 
 namespace lbd::ctl {
@@ -110,13 +109,9 @@ int run_image(const image_command& what) {
   auto image = uri::parse_gluster(
       what.image, names_folder ? uri::gluster_path::folder : uri::gluster_path::image);
   if (!image) return fail(title, image.error());
-  rt::runtime_options options;
-  options.reactors = 1;
-  const auto runtime = rt::runtime::start(options);
-  if (!runtime) return fail(title, runtime.error());
-  const auto text = (*runtime)->run_until(carry_out(**runtime, what, *std::move(image)));
-  if (!text) return fail(title, text.error());
-  return print(*text) ? exit_ok : fail(title, {errc::io, "cannot write to standard output"});
+  return run_alone(title, [&what, &image](rt::runtime& runtime) {
+    return carry_out(runtime, what, *std::move(image));
+  });
 }
 
 }  // namespace lbd::ctl

@@ -5,7 +5,7 @@
 #include "ctl/holdings.h"
 #include "ctl/offline.h"
 #include "ctl/progress.h"
-#include "ctl/say.h"
+#include "ctl/run_alone.h"
 
 namespace lbd::ctl {
 namespace {
@@ -78,13 +78,7 @@ rt::task<outcome<std::string>> map_text(rt::runtime& runtime, const map_command&
 }  // namespace
 
 int run_map(const map_command& what) {
-  rt::runtime_options options;
-  options.reactors = 1;
-  const auto runtime = rt::runtime::start(options);
-  if (!runtime) return fail("map", runtime.error());
-  const auto text = (*runtime)->run_until(map_text(**runtime, what));
-  if (!text) return fail("map", text.error());
-  return print(*text) ? exit_ok : fail("map", {base::errc::io, "cannot write to standard output"});
+  return run_alone("map", [&what](rt::runtime& runtime) { return map_text(runtime, what); });
 }
 
 }  // namespace lbd::ctl

@@ -53,10 +53,7 @@ outcome<std::string> ask(const client_target& to, const mount_command& what) {
 int run_mount(const mount_command& what) {
   const auto path = find_daemon_socket(what.to.socket);
   if (!path) return fail("mount", path.error());
-  const auto text = ask({*path}, what);
-  if (!text) return fail("mount", text.error());
-  if (print(*text)) return exit_ok;
-  return fail("mount", {errc::io, "cannot write to standard output"});
+  return finish("mount", ask({*path}, what));
 }
 
 }  // namespace lbd::ctl

@@ -10,7 +10,7 @@
 #include "ctl/holdings.h"
 #include "ctl/new_file.h"
 #include "ctl/report.h"
-#include "ctl/say.h"
+#include "ctl/run_alone.h"
 
 namespace lbd::ctl {
 namespace {
@@ -261,21 +261,14 @@ rt::task<outcome<std::string>> flatten(rt::runtime& runtime, const flatten_comma
   co_return (in_place ? top : what.output) + " holds everything by itself now\n";
 }
 
-template <class Command, class Work>
-int run_offline(const char* name, const Command& what, Work work) {
-  rt::runtime_options options;
-  options.reactors = 1;
-  const auto runtime = rt::runtime::start(options);
-  if (!runtime) return fail(name, runtime.error());
-  const auto text = (*runtime)->run_until(work(**runtime, what));
-  if (!text) return fail(name, text.error());
-  return print(*text) ? exit_ok : fail(name, {errc::io, "cannot write to standard output"});
-}
-
 }  // namespace
 
-int run_commit(const commit_command& what) { return run_offline("commit", what, commit); }
+int run_commit(const commit_command& what) {
+  return run_alone("commit", [&what](rt::runtime& runtime) { return commit(runtime, what); });
+}
 
-int run_flatten(const flatten_command& what) { return run_offline("flatten", what, flatten); }
+int run_flatten(const flatten_command& what) {
+  return run_alone("flatten", [&what](rt::runtime& runtime) { return flatten(runtime, what); });
+}
 
 }  // namespace lbd::ctl

@@ -11,10 +11,9 @@
 #include "base/checked_math.h"
 #include "block/segments.h"
 #include "ctl/progress.h"
-#include "ctl/say.h"
+#include "ctl/run_alone.h"
 #include "ctl/stack_builder.h"
 #include "rt/buffer_pool.h"
-#include "rt/runtime.h"
 #include "target/log-writes/log_reader.h"
 
 namespace lbd::ctl {
@@ -152,8 +151,6 @@ std::string to_indented(const item& i) {
     out.insert(at + 1, 4, ' ');
   return out;
 }
-
-failure no_output() { return {errc::io, "cannot write to standard output"}; }
 
 // Entry by entry: a log may be larger than the memory. What it returns is still to be printed.
 task<outcome<std::string>> list(const log_reader& log, range which, bool as_json) {
@@ -323,13 +320,8 @@ task<outcome<std::string>> carry_out(rt::runtime& runtime, const replay_log_comm
 }  // namespace
 
 int run_replay_log(const replay_log_command& what) {
-  rt::runtime_options options;
-  options.reactors = 1;
-  const auto runtime = rt::runtime::start(options);
-  if (!runtime) return fail("replay-log", runtime.error());
-  const auto text = (*runtime)->run_until(carry_out(**runtime, what));
-  if (!text) return fail("replay-log", text.error());
-  return print(*text) ? exit_ok : fail("replay-log", no_output());
+  return run_alone("replay-log",
+                   [&what](rt::runtime& runtime) { return carry_out(runtime, what); });
 }
 
 }  // namespace lbd::ctl

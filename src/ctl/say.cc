@@ -16,4 +16,11 @@ int fail(std::string_view name, const base::failure& why) {
   return exit_failed;
 }
 
+base::failure no_output() { return {base::errc::io, "cannot write to standard output"}; }
+
+int finish(std::string_view name, const base::outcome<std::string>& text) {
+  if (!text) return fail(name, text.error());
+  return print(*text) ? exit_ok : fail(name, no_output());
+}
+
 }  // namespace lbd::ctl
