@@ -4,12 +4,7 @@
 # say how far each side is: this one makes PHASE.ready and waits for PHASE.
 
 phase() { # NAME: the host has put another table under the device
-  : >"/share/$1.ready"
-  for ((try = 0; try < 300; try++)); do
-    [ -e "/share/$1" ] && break
-    sleep 0.1
-  done
-  [ -e "/share/$1" ]
+  meet_host "$1"
   blockdev --flushbufs "$device"
   echo 3 >/proc/sys/vm/drop_caches
 }

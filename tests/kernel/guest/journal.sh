@@ -3,19 +3,10 @@
 # A file system that is changed in rounds. After each, when everything of it has been synced, the host is told
 # with NAME.ready in the shared folder, and says with NAME that it has marked the place.
 
-place() { # NAME
-  : >"/share/$1.ready"
-  for ((try = 0; try < 300; try++)); do
-    [ -e "/share/$1" ] && break
-    sleep 0.1
-  done
-  [ -e "/share/$1" ]
-}
-
 connect -b 4096
 mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 "$device"
 blockdev --flushbufs "$device"
-place made
+meet_host made
 mount -t ext4 -o commit=1 "$device" /mnt
 for round in 1 2 3 4 5; do
   mkdir "/mnt/$round"
@@ -27,7 +18,7 @@ for round in 1 2 3 4 5; do
   rm "/mnt/$round/2"
   seq "$round" 20000 >/mnt/again
   sync
-  place "round-$round"
+  meet_host "round-$round"
 done
 umount /mnt
 nbd-client -d "$device"
