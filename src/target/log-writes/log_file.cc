@@ -15,10 +15,11 @@ using rt::task;
 task<result<void>> log_file::append(const log_item& e) {
   const uint64_t at = next_bytes_;
   next_bytes_ += sector_bytes_ + (e.data ? e.data.size() : 0);
-  ++entries_;
-  // The kernel gives up at the last 512 bytes, not behind them.
+  // As the kernel does: it gives up at the last 512 bytes, not behind them, and counts the room of
+  // the entry for which there is none, but not the entry.
   if (next_bytes_ >= base::round_down(device_->limits().size_bytes, block::sector_bytes))
     co_return io_error{errc::nospc, 0};
+  ++entries_;
   rt::buffer header(sector_bytes_);
   dm_log_writes::store_entry(header.first(sector_bytes_), e, e.text);
   block::segment_list all{base::bytes_view(header.first(sector_bytes_))};
