@@ -70,6 +70,29 @@ class shifting_device final : public block_device, crossing {
   block::limits limits_;
 };
 
+TEST(limits, sizes_of_requests_stack_as_in_the_kernel) {
+  const auto on = [](std::vector<limits> lower) {
+    limits upper;
+    for (const limits& l : lower) stack_io_sizes(upper, l);
+    return std::vector<uint32_t>{upper.block_bytes, upper.io_min_bytes, upper.io_opt_bytes};
+  };
+  const auto of = [](uint32_t block_bytes, uint32_t io_min_bytes, uint32_t io_opt_bytes) {
+    limits l;
+    l.block_bytes = block_bytes;
+    l.io_min_bytes = io_min_bytes;
+    l.io_opt_bytes = io_opt_bytes;
+    return l;
+  };
+  using sizes = std::vector<uint32_t>;
+  EXPECT_EQ(on({of(512, 512, 0)}), (sizes{512, 512, 0}));
+  EXPECT_EQ(on({of(512, 65536, 131072), of(512, 512, 0)}), (sizes{512, 65536, 131072}));
+  EXPECT_EQ(on({of(512, 65536, 131072), of(512, 32768, 98304)}), (sizes{512, 65536, 393216}));
+  EXPECT_EQ(on({of(4096, 4096, 0), of(512, 3072, 6144)}), (sizes{4096, 4096, 0}));
+  EXPECT_EQ(on({of(512, 5632, 5632), of(4096, 4096, 0)}), (sizes{4096, 4096, 0}));
+  EXPECT_EQ(on({of(512, 512, 0xfffffe00), of(512, 512, 0xfffffa00)}), (sizes{512, 512, 0}))
+      << "too large to be said";
+}
+
 TEST(walk, ends_at_who_serves_and_leaves_every_crossing) {
   bytes_device bottom(1 << 20);
   shifting_device a(bottom, 4096), b(a, 512);

@@ -2,12 +2,23 @@
 #include "block/device.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/checked_math.h"
 #include "block/segments.h"
 #include "rt/buffer_pool.h"
 
 namespace lbd::block {
+
+void stack_io_sizes(limits& upper, const limits& lower) noexcept {
+  upper.block_bytes = std::max(upper.block_bytes, lower.block_bytes);
+  upper.io_min_bytes = std::max(upper.io_min_bytes, lower.io_min_bytes);
+  const uint64_t a = upper.io_opt_bytes, b = lower.io_opt_bytes;
+  const uint64_t best = a == 0 || b == 0 ? a + b : std::lcm(a, b);
+  const bool fits = best <= UINT32_MAX && best % upper.block_bytes == 0;
+  upper.io_opt_bytes = fits ? static_cast<uint32_t>(best) : 0;
+  if (upper.io_min_bytes % upper.block_bytes != 0) upper.io_min_bytes = upper.block_bytes;
+}
 
 bool extent_list::append(extent e) {
   if (e.length_bytes == 0) return true;

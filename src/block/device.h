@@ -34,6 +34,8 @@ struct limits {
   uint64_t size_bytes = 0;
   uint32_t block_bytes = 512;               // smallest unit that is written without reading
   uint32_t preferred_bytes = 4096;          // power of two; requests of its multiples are efficient
+  uint32_t io_min_bytes = 512;              // smaller requests cost more than they must
+  uint32_t io_opt_bytes = 0;                // requests of its multiples are best; 0: all are alike
   uint64_t max_transfer_bytes = 64u << 20;  // read and write; callers split larger ones
   uint64_t discard_granularity_bytes = 512;
   bool read_only = false;
@@ -268,6 +270,11 @@ inline place walk(block_device& top, op what, uint64_t offset, uint64_t length,
 // `to`.
 task<result<void>> read(block_device& from, uint64_t offset, segments to, io_opts io);
 task<result<void>> write(block_device& to, uint64_t offset, segments from, io_opts io);
+
+// What a device on several others makes of the sizes of their requests, as the kernel does: the
+// largest of what is the least (block_bytes, io_min_bytes), the least common multiple of what is
+// best; what is no multiple of block_bytes goes.
+void stack_io_sizes(limits& upper, const limits& lower) noexcept;
 
 // Checks a range against the limits: inval when it is outside or empty.
 result<void> check_range(const limits& l, uint64_t offset, uint64_t length) noexcept;

@@ -33,6 +33,7 @@ block::limits limits_of(const rt::file_info& info, file_device::size_rule rule) 
   l.fast_zero = info.writable && !info.is_block_device;
   l.discard_granularity_bytes = 4096;
   l.block_bytes = std::max<uint32_t>(info.direct_align_bytes, 512);
+  l.io_min_bytes = l.block_bytes;
   return l;
 }
 

@@ -76,7 +76,10 @@ nlohmann::json to_json(const stack::device_state& s) {
           {"open_count", s.open_count},
           {"event_number", s.event_number},
           {"target_count", s.target_count},
-          {"size_bytes", s.size_bytes}};
+          {"size_bytes", s.size_bytes},
+          {"block_bytes", s.block_bytes},
+          {"io_min_bytes", s.io_min_bytes},
+          {"io_opt_bytes", s.io_opt_bytes}};
 }
 
 }  // namespace lbd::ctl

@@ -25,6 +25,12 @@ namespace face = dm::face;
 constexpr uint32_t control_major = 10, control_minor = 236;
 constexpr uint32_t least_read_ahead_sectors = 256;
 
+// Two of the best requests, in whole pages.
+uint32_t read_ahead_sectors_for(uint64_t io_opt_bytes) {
+  constexpr uint64_t page_bytes = 4096;
+  return static_cast<uint32_t>(io_opt_bytes * 2 / page_bytes * (page_bytes / 512));
+}
+
 failure nothing() { return failure{errc::noent, "No such file or directory"}; }
 
 // "253:0", or "253:0/dm/name" with `rest` set to what follows the number.
@@ -94,12 +100,13 @@ dm_view::node dm_view::device_node(const device_state& s) {
   f.readable = s.has_live;
   f.claimed = is_used_by_tables(s.number);
   f.size_bytes = s.size_bytes;
-  f.block_bytes = f.physical_block_bytes = f.io_min_bytes = l != nullptr ? l->block_bytes : 512;
-  if (l != nullptr && l->preferred_bytes > 4096) f.io_optimal_bytes = l->preferred_bytes;
+  f.block_bytes = f.physical_block_bytes = s.block_bytes;
+  f.io_min_bytes = s.io_min_bytes;
+  f.io_optimal_bytes = s.io_opt_bytes;
   if (l != nullptr && l->can_discard)
     f.discard_bytes = static_cast<uint32_t>(l->discard_granularity_bytes);
   f.read_ahead_sectors = set.read_ahead_sectors.value_or(
-      std::max(least_read_ahead_sectors, f.io_optimal_bytes / 512 * 2));
+      std::max(least_read_ahead_sectors, read_ahead_sectors_for(s.io_opt_bytes)));
   f.geometry[0] = static_cast<uint32_t>(set.geometry.cylinders);
   f.geometry[1] = static_cast<uint32_t>(set.geometry.heads);
   f.geometry[2] = static_cast<uint32_t>(set.geometry.sectors);

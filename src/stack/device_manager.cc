@@ -73,7 +73,11 @@ device_state device_manager::state_of(const entry& e) const {
   s.open_count = e.open_count;
   s.event_number = e.event_number;
   s.target_count = e.live ? static_cast<uint32_t>(e.live->lines.size()) : 0;
-  s.size_bytes = e.core.limits().size_bytes;
+  const block::limits& l = e.core.limits();
+  s.size_bytes = l.size_bytes;
+  s.block_bytes = l.block_bytes;
+  s.io_min_bytes = std::max(l.io_min_bytes, l.block_bytes);
+  s.io_opt_bytes = l.io_opt_bytes;
   return s;
 }
 

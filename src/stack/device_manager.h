@@ -56,6 +56,7 @@ struct device_state {
   uint32_t inactive_target_count = 0;
   uint32_t open_count = 0, event_number = 0, target_count = 0;
   uint64_t size_bytes = 0;
+  uint32_t block_bytes = 512, io_min_bytes = 512, io_opt_bytes = 0;  // as in block::limits
 };
 
 // What happened, for the event stream: the kernel's uevent variables without DM_NAME and DM_UUID.

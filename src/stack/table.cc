@@ -12,7 +12,7 @@ block::limits combine(const std::vector<table::segment>& segments) {
   block::limits all = segments.front().target->limits();
   for (const auto& s : segments) {
     const block::limits& l = s.target->limits();
-    all.block_bytes = std::max(all.block_bytes, l.block_bytes);
+    block::stack_io_sizes(all, l);
     all.preferred_bytes = std::max(all.preferred_bytes, l.preferred_bytes);
     all.max_transfer_bytes = std::min(all.max_transfer_bytes, l.max_transfer_bytes);
     all.discard_granularity_bytes =

@@ -144,6 +144,8 @@ void nbd_device::set_limits() {
   limits_.size_bytes = base::round_down(s.size_bytes, block_);
   limits_.block_bytes = std::max<uint32_t>(512, block_);
   limits_.preferred_bytes = std::max(s.sizes.preferred, limits_.block_bytes);
+  limits_.io_min_bytes = limits_.block_bytes;
+  if (limits_.preferred_bytes > 4096) limits_.io_opt_bytes = limits_.preferred_bytes;
   limits_.max_transfer_bytes = most_;
   limits_.discard_granularity_bytes = limits_.preferred_bytes;
   limits_.read_only = options_.read_only || s.has(tf::read_only);

@@ -82,6 +82,7 @@ crypt::crypt(crypt_params params, std::unique_ptr<crypto::sector_cipher> cipher,
       limits_(child_.device->limits()) {
   limits_.size_bytes = context.length_sectors() * block::sector_bytes;
   limits_.block_bytes = std::max(limits_.block_bytes, params_.shape.sector_bytes);
+  limits_.io_min_bytes = std::max(limits_.io_min_bytes, params_.shape.sector_bytes);
   limits_.can_discard &= params_.allow_discards;
   limits_.can_write_zeroes = false;
   limits_.fast_zero = false;

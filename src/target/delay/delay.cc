@@ -48,7 +48,7 @@ class delay final : public block::target {
         rooms_(runtime.reactor_count()) {
     const block::limits& r = classes_[reads].device.device->limits();
     limits_ = classes_[writes].device.device->limits();
-    limits_.block_bytes = std::max(limits_.block_bytes, r.block_bytes);
+    for (const delay_class& c : classes_) block::stack_io_sizes(limits_, c.device.device->limits());
     limits_.preferred_bytes = std::max(limits_.preferred_bytes, r.preferred_bytes);
     limits_.max_transfer_bytes = std::min(limits_.max_transfer_bytes, r.max_transfer_bytes);
     limits_.size_bytes = length_sectors * block::sector_bytes;

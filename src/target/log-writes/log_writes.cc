@@ -60,6 +60,7 @@ class log_writes final : public block::target {
         home_(rt::reactor::current()),
         log_(log_device_.device, sector_bytes_of(limits_)) {
     limits_.size_bytes = length_sectors * sector_bytes;
+    limits_.io_min_bytes = limits_.block_bytes;
     // Zeros are logged as what they are: data.
     limits_.can_write_zeroes = false;
     limits_.fast_zero = false;

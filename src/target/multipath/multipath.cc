@@ -86,7 +86,7 @@ multipath::multipath(multipath_params params, block::target_context& context)
   if (!paths_.empty()) limits_ = paths_[0]->device.device->limits();
   for (const multipath_path* p : paths_) {
     const block::limits& l = p->device.device->limits();
-    limits_.block_bytes = std::max(limits_.block_bytes, l.block_bytes);
+    block::stack_io_sizes(limits_, l);
     limits_.preferred_bytes = std::max(limits_.preferred_bytes, l.preferred_bytes);
     limits_.max_transfer_bytes = std::min(limits_.max_transfer_bytes, l.max_transfer_bytes);
     limits_.discard_granularity_bytes =

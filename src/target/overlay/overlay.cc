@@ -81,6 +81,7 @@ device::device(rt::runtime& runtime, std::vector<member> members, block::change_
   limits_.fast_zero = true;
   limits_.discard_granularity_bytes = granule_bytes_;
   limits_.preferred_bytes = static_cast<uint32_t>(std::max<uint64_t>(granule_bytes_, 4096));
+  if (granule_bytes_ > 4096) limits_.io_opt_bytes = limits_.preferred_bytes;
   top_->set_quiesce([this] { return quiesce(); });
 }
 

@@ -23,7 +23,7 @@ uint32_t block_bytes_of(const block::opened_device& d) noexcept {
 store_user::store_user(making m) : made_(std::move(m)), limits_(store_device().limits()) {
   const block::limits& o = origin().limits();
   limits_.size_bytes = made_.length_bytes;
-  limits_.block_bytes = std::max(limits_.block_bytes, o.block_bytes);
+  block::stack_io_sizes(limits_, o);
   limits_.preferred_bytes = std::max(limits_.preferred_bytes, o.preferred_bytes);
   limits_.max_transfer_bytes = std::min(limits_.max_transfer_bytes, o.max_transfer_bytes);
   limits_.can_discard = made_.words.discard_zeroes_cow;

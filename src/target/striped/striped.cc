@@ -42,13 +42,17 @@ class striped final : public block::target, private block::crossing {
     limits_ = stripes_[0]->device.device->limits();
     for (const auto& s : stripes_) {
       const block::limits& l = s->device.device->limits();
-      limits_.block_bytes = std::max(limits_.block_bytes, l.block_bytes);
+      block::stack_io_sizes(limits_, l);
       limits_.read_only |= l.read_only;
       limits_.can_discard |= l.can_discard;
       limits_.can_write_zeroes &= l.can_write_zeroes;
       limits_.fast_zero &= l.fast_zero;
     }
     limits_.size_bytes = length_sectors * block::sector_bytes;
+    // Whatever the devices like: a chunk is on one of them, and a row of chunks on all.
+    const uint64_t row = chunk_ * stripes_.size();
+    limits_.io_min_bytes = std::max(static_cast<uint32_t>(chunk_), limits_.block_bytes);
+    limits_.io_opt_bytes = row <= UINT32_MAX ? static_cast<uint32_t>(row) : 0;
   }
 
   const block::limits& limits() const noexcept override { return limits_; }

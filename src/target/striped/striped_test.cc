@@ -48,6 +48,21 @@ TEST_F(striped, zeros_land_where_writes_do) {
   }
 }
 
+TEST_F(striped, requests_are_best_in_rows_of_chunks) {
+  const auto d = over_two_disks("128");
+  EXPECT_EQ(d->limits().io_min_bytes, 65536u);
+  EXPECT_EQ(d->limits().io_opt_bytes, 131072u);
+  const auto one = make("striped", "1 11 /dev/vda 0", 1100, "one");
+  EXPECT_EQ(one->limits().io_min_bytes, 5632u);
+  EXPECT_EQ(one->limits().io_opt_bytes, 5632u);
+  const auto again = make("striped", "2 1 253:0 0 253:1 0", 64, "again");
+  EXPECT_EQ(again->limits().io_min_bytes, 512u) << "the chunk, whatever is below";
+  EXPECT_EQ(again->limits().io_opt_bytes, 1024u);
+  const auto on = make("linear", "253:0 8", 64, "on");
+  EXPECT_EQ(on->limits().io_min_bytes, 65536u);
+  EXPECT_EQ(on->limits().io_opt_bytes, 131072u);
+}
+
 TEST_F(striped, status_and_wrong_lines) {
   const auto d = over_two_disks("4");
   EXPECT_EQ(table(), "2 4 254:0 16 254:16 32");
