@@ -182,6 +182,9 @@ TEST_F(registry, makes_paths_absolute_where_a_source_holds_one) {
   EXPECT_EQ(sources_.absolute("qcow2:a", "/d"), "qcow2:/d/a");
   EXPECT_EQ(sources_.absolute("mem:1M", "/d"), "mem:1M");
   EXPECT_EQ(sources_.absolute("8:0", "/d"), "8:0");
+  EXPECT_EQ(sources_.absolute("gluster://h/v/a?logfile=g.log", "/d"),
+            "gluster://h:24007/v/a?logfile=/d/g.log");
+  EXPECT_EQ(sources_.absolute("gluster://h/v/a?logfile=-", "/d"), "gluster://h/v/a?logfile=-");
 }
 
 TEST(table_text, follows_the_rules_of_dmsetup) {

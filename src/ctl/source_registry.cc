@@ -212,14 +212,15 @@ outcome<std::string> source_registry::source_of(device_number number) {
 std::string source_registry::absolute(std::string source, const std::string& directory) {
   auto parsed = uri::parse_source(source);
   if (!parsed || parse_number(source)) return source;
-  std::string* path = nullptr;
-  if (auto* file = std::get_if<uri::file_source>(&*parsed)) path = &file->path;
-  if (auto* image = std::get_if<uri::qcow2_source>(&*parsed)) path = &image->path;
-  if (auto* server = std::get_if<uri::nbd_source>(&*parsed)) path = &server->socket_path;
+  std::vector<std::string*> paths;
+  if (auto* file = std::get_if<uri::file_source>(&*parsed)) paths = {&file->path};
+  if (auto* image = std::get_if<uri::qcow2_source>(&*parsed)) paths = {&image->path};
+  if (auto* server = std::get_if<uri::nbd_source>(&*parsed)) paths = {&server->socket_path};
   if (auto* on_gluster = std::get_if<uri::gluster_source>(&*parsed))
-    path = &on_gluster->socket_path;
-  if (path == nullptr || path->empty() || path->starts_with('/')) return source;
-  *path = absolute_path(*path, directory);
+    paths = {&on_gluster->socket_path, &on_gluster->log_file};
+  std::erase_if(paths, [](const auto* path) { return path->empty() || path->starts_with('/'); });
+  if (paths.empty()) return source;
+  for (std::string* path : paths) *path = absolute_path(*path, directory);
   return uri::to_text(*parsed);
 }
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import socket
+import subprocess
 import threading
 import time
 
@@ -120,6 +121,38 @@ class OneHost(Case):
         self.assertIn("No such file or directory", gone.stderr)
         wrong = self.run_fail(self.lbd, "image", "info", self.cluster.uri("a", name="none"))
         self.assertIn("cannot connect to Gluster volume 'none'", wrong.stderr)
+
+    def test_the_librarys_log(self):
+        uri = self.make("log.img", "1M")
+        info = [self.lbd, "image", "info"]
+        self.assertEqual(self.run_ok(*info, uri).stderr, "")
+        near, far = socket.socketpair()  # as under systemd
+        with near, far:
+            for stream in (near, None):
+                close = None if stream else lambda: os.close(2)
+                done = subprocess.run([*info, uri], stdout=subprocess.PIPE, stderr=stream, preexec_fn=close,
+                                      timeout=60, check=False)
+                self.assertEqual(done.returncode, 0)
+        done = subprocess.run([*info, uri + "?logfile=g.log&debug=9"], capture_output=True, cwd=self.dir, timeout=60,
+                              check=True)
+        self.assertEqual(done.stderr, b"")
+        log = pathlib.Path(self.path("g.log")).read_text(encoding="utf-8")
+        self.assertTrue(" T [" in log and "0-vol-client-2" in log)
+        refused = self.run_fail(*info, f"{uri}?logfile={self.dir}").stderr
+        self.assertIn(f"cannot write the log of Gluster's library to '{self.dir}': Is a directory", refused)
+        # A file that standard error goes to holds what both have written.
+        with open(self.path("both"), "wb") as both:
+            done = subprocess.run([*info, f"gluster+rdma://{self.cluster.address}/vol/log.img?loglevel=7"],
+                                  stdout=both, stderr=both, timeout=60, check=True)
+        both = pathlib.Path(self.path("both")).read_text(encoding="utf-8")
+        for said in ("tcp instead", "1048576 (1 MiB)", "switched to graph"):
+            self.assertIn(said, both)
+
+    def test_a_folder_is_shown(self):
+        for folder in (f"gluster://{self.cluster.address}/vol", self.uri("")):
+            self.assertIn("a folder", self.run_ok(self.lbd, "image", "info", folder).stdout)
+        missing = self.run_fail(self.lbd, "image", "create", self.uri("none/a.img"), "1M").stderr
+        self.assertIn("No such file or directory (is its folder there?)", missing)
 
     def test_fio_verifies(self):
         uri = self.make("fio.img", "64M")

@@ -118,7 +118,8 @@ failure open_failure(const uri::gluster_source& from, const rt::open_options& op
   text += " '" + uri::to_text(from) + "': ";
   if (error == EISDIR || error == ENOTDIR)
     return failure{errc::inval, text + "it is no regular file"};
-  return failure{code, text + base::to_string(code)};
+  const bool no_folder = options.create && error == ENOENT;
+  return failure{code, text + base::to_string(code) + (no_folder ? " (is its folder there?)" : "")};
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ outcome<gluster_image_info> status_blocking(const volume_ptr& volume,
                                             const uri::gluster_source& image) {
   struct stat s {};
   errno = 0;
-  if (volume->api().stat(volume->fs(), image.path.c_str(), &s) != 0)
+  if (volume->api().stat(volume->fs(), ("/" + image.path).c_str(), &s) != 0)
     return cannot("look at", image, errno);
   return info_of(last_part(image.path), s);
 }

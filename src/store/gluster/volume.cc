@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "store/gluster/volume.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <iterator>
+#include <thread>
 
 #include "base/log.h"
 #include "rt/socket.h"
@@ -24,6 +29,10 @@ constexpr unsigned threads_per_volume = 8;
 constexpr uint64_t second_ns = 1'000'000'000;
 constexpr uint64_t connect_limit_s = 60;
 constexpr uint64_t resolve_limit_ns = 5 * second_ns, probe_limit_ns = 2 * second_ns;
+
+// A process that ends now ends its connections by that. The library's own end would tell the log
+// that all servers are lost.
+constexpr auto end_delay = std::chrono::milliseconds(100);
 
 // What makes two sources share a connection.
 std::string key_of(const uri::gluster_source& from) {
@@ -67,14 +76,20 @@ const char* level_name(unsigned level) {
   return names[std::min<size_t>(level, std::size(names) - 1)];
 }
 
+// Where the library's log goes. "-" is standard error as it stands: opening it again by a name
+// fails where it is a socket, and writes over what a file there holds.
+std::string log_place(const uri::gluster_source& from) {
+  if (from.log_file.empty()) return ::fcntl(STDERR_FILENO, F_GETFD) >= 0 ? "-" : "/dev/null";
+  // The library makes the folder before the last slash, and takes a name without one for a folder.
+  return from.log_file.find('/') != std::string::npos ? from.log_file : "./" + from.log_file;
+}
+
 int configure(const gfapi& api, glfs* fs, const uri::gluster_source& from) {
   if (!from.socket_path.empty() &&
       api.set_volfile_server(fs, "unix", from.socket_path.c_str(), 0) != 0)
     return -1;
   for (const uri::endpoint& server : from.servers)
     if (api.set_volfile_server(fs, "tcp", server.host.c_str(), server.port) != 0) return -1;
-  const char* log = from.log_file.empty() ? "/dev/stderr" : from.log_file.c_str();
-  if (api.set_logging(fs, log, static_cast<int>(from.log_level)) != 0) return -1;
   if (api.set_xlator_option(fs, from.volume.c_str(), "log-level", level_name(from.log_level)) != 0)
     return -1;
   const int rc =
@@ -93,7 +108,10 @@ outcome<volume_ptr> connect(const uri::gluster_source& from,
   glfs* fs = api->make(from.volume.c_str());
   if (fs == nullptr) return failure{errc::nomem, who(from) + ": " + base::to_string(errc::nomem)};
   int error = 0;
-  if (configure(*api, fs, from) != 0) error = errno != 0 ? errno : EINVAL;
+  errno = 0;
+  const bool logs =
+      api->set_logging(fs, log_place(from).c_str(), static_cast<int>(from.log_level)) == 0;
+  if (!logs || configure(*api, fs, from) != 0) error = errno != 0 ? errno : EINVAL;
   const bool configured = error == 0;
   errno = 0;
   if (configured && api->init(fs) != 0) error = errno != 0 ? errno : ENOTCONN;
@@ -101,6 +119,9 @@ outcome<volume_ptr> connect(const uri::gluster_source& from,
   auto volume = std::make_shared<gluster_volume>(*api, fs, threads);
   if (error == 0) return volume;
   const auto code = static_cast<errc>(error);
+  if (!logs)
+    return failure{code, "cannot write the log of Gluster's library to '" + log_place(from) +
+                             "': " + base::to_string(code) + " (logfile= in the URI)"};
   const char* remedy = configured ? " (do the servers run glusterd, and is the volume started? "
                                     "gluster volume info, on one of them)"
                                   : "";
@@ -148,7 +169,10 @@ task<uri::gluster_source> living_servers_first(uri::gluster_source from,
 }  // namespace
 
 gluster_volume::~gluster_volume() {
-  auto end = [api = &api_, fs = fs_] { api->fini(fs); };
+  auto end = [api = &api_, fs = fs_] {
+    std::this_thread::sleep_for(end_delay);
+    api->fini(fs);
+  };
   // The thread that destroys may be the library's own, or a reactor.
   threads_->run(std::move(end));
 }
