@@ -165,8 +165,9 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const stack_sp
   const bool is_change_file = spec.how == layer_option::expandable;
   if (is_change_file && !uri::has_gluster_scheme(spec.text) && !exists(spec.text))
     co_return at_layer(
-        spec, writable ? "there is no such file (check the path)"
-                       : "there is no such file (only the topmost, writable layer is made)");
+        spec, (writable ? "there is no such file (check the path)"
+                        : "there is no such file (only the topmost, writable layer is made)") +
+                  uri::gluster_hint(spec.text));
   auto source = source_of(spec);
   if (!source) co_return at_layer(spec, source.error());
   // An image named as a source is somebody else's: never written.
@@ -179,6 +180,8 @@ rt::task<outcome<open_layer>> open_layer_at(rt::runtime& runtime, const stack_sp
     const bool denied = why.code == errc::access || why.code == errc::rofs;
     if (writable && denied && why.message.find("with -r") == std::string::npos)
       why.message += remedy_for_denied(mode);
+    if (spec.how == layer_option::flat && why.code == errc::noent)
+      why.message += uri::gluster_hint(spec.text);
     co_return at_layer(spec, why);
   }
   if (is_change_file) opened->kind = "expandable";
@@ -190,7 +193,12 @@ rt::task<outcome<bool>> makes_top(rt::runtime& runtime, const stack_spec& spec,
                                   const open_mode& mode) {
   const layer_spec& top = spec.layers.front();
   if (!mode.create || top.how != layer_option::expandable) co_return false;
-  if (!uri::has_gluster_scheme(top.text)) co_return !exists(top.text);
+  if (!uri::has_gluster_scheme(top.text)) {
+    if (exists(top.text)) co_return false;
+    const std::string meant = uri::gluster_hint(top.text);
+    if (meant.empty()) co_return true;
+    co_return at_layer(top, "for a new file of this name write ./" + top.text + meant);
+  }
   const auto there = co_await gluster_image_exists(runtime, top.text);
   if (!there) co_return at_layer(top, there.error());
   co_return !*there;

@@ -100,7 +100,8 @@ outcome<transport> transport_of(std::string_view text, std::string_view scheme) 
   if (scheme.starts_with("gluster+"))
     return refuse(text, "unknown transport '" + std::string(scheme.substr(8)) +
                             "'; write gluster+tcp, gluster+unix or gluster+rdma");
-  return refuse(text, "unknown scheme '" + std::string(scheme) + "'; write " + std::string(usage));
+  return refuse(text, "unknown scheme '" + std::string(scheme) + "'; write " + std::string(usage) +
+                          gluster_hint(text));
 }
 
 // The volume and the path in "/VOLUME/PATH".
@@ -226,6 +227,13 @@ outcome<endpoint> take_authority(std::string_view text, std::string_view& rest) 
   return split_host_port(text, authority, port_zero::left_out);
 }
 
+// What "gluster:/A/B/C" may mean; without C there is no room for a server.
+std::string with_server_or_without(std::string_view rest) {
+  const std::string here = "gluster://" + std::string(rest);
+  if (std::count(rest.begin(), rest.end(), '/') < 3) return here + " for a server on this host";
+  return "gluster:/" + std::string(rest) + " (for a server on this host " + here + ")";
+}
+
 outcome<gluster_source> parse_uri(std::string_view text, gluster_path what) {
   const size_t length = scheme_length(text);
   TRY(const transport how, transport_of(text, text.substr(0, length)));
@@ -242,8 +250,8 @@ outcome<gluster_source> parse_uri(std::string_view text, gluster_path what) {
   if (has_authority) {
     TRY(server, take_authority(text, rest));
   } else if (rest.starts_with("/")) {
-    return refuse(text, "two slashes stand before the server; write gluster:/" + std::string(rest) +
-                            " (for a server on this host gluster://" + std::string(rest) + ")");
+    return refuse(text,
+                  "two slashes stand before the server; write " + with_server_or_without(rest));
   }
   const bool has_server = !server.host.empty() || server.port != 0;
   if (how == transport::unix_socket && has_server)
@@ -277,17 +285,25 @@ outcome<gluster_source> parse_gluster(std::string_view text, gluster_path what) 
   if (text.find('\0') != std::string_view::npos) return refuse(text, "it holds a NUL character");
   if (scheme_length(text) != 0) return parse_uri(text, what);
   if (const auto form = split_at_form(text)) return parse_at_form(text, *form, what);
-  return refuse(text, "write " + std::string(usage) + " or VOLUME@SERVER:PATH");
+  return refuse(text,
+                "write " + std::string(usage) + " or VOLUME@SERVER:PATH" + gluster_hint(text));
 }
 
 std::string gluster_hint(std::string_view text) {
+  const auto meant = [](std::string_view server, const std::string& path) {
+    return " (for an image on Gluster: gluster://" + std::string(server) + path + ")";
+  };
+  if (const auto form = split_at_form(text)) {
+    const auto image = parse_at_form(text, *form, gluster_path::image);
+    return image ? meant(form->server, "/" + image->volume + "/" + encode(image->path, "/")) : "";
+  }
   const size_t colon = text.find(":/");
   if (colon == std::string_view::npos || text.substr(colon + 1).starts_with("//")) return "";
-  const std::string_view path = text.substr(colon + 1);
+  const std::string_view server = text.substr(0, colon), path = text.substr(colon + 1);
   const size_t slash = path.find('/', 1);
   if (slash == std::string_view::npos || slash < 2 || slash + 1 == path.size()) return "";
-  return " (for an image on Gluster: gluster://" + std::string(text.substr(0, colon)) +
-         std::string(path) + ")";
+  const auto host = split_host_port(text, server);
+  return host && !host->host.empty() ? meant(server, std::string(path)) : "";
 }
 
 std::string to_qemu_text(const gluster_source& s) {

@@ -48,7 +48,8 @@ base::outcome<gluster_source> parse_gluster(std::string_view text,
                                             gluster_path what = gluster_path::image);
 // Whether it begins as a Gluster URI does: what the options that take file names go by.
 bool has_gluster_scheme(std::string_view text);
-// For a text of another form: "" or what its writer may have meant ("HOST:/VOLUME/PATH").
+// For a text that something else was made of, or nothing: "" or what its writer may have meant
+// ("HOST:/VOLUME/PATH", "VOLUME@SERVER:PATH").
 std::string gluster_hint(std::string_view text);
 
 // The canonical text, which parse_gluster() reads back.

@@ -94,7 +94,8 @@ struct wrong_form {
 };
 const wrong_form wrong_forms[] = {
     {"gluster:/10.0.0.1/vol1/a.img", "write gluster://10.0.0.1/vol1/a.img"},
-    {"gluster:/vol1/a.img", "gluster:///vol1/a.img"},
+    {"gluster:/10.0.0.1/vol1/a.img", "(for a server on this host gluster:///10.0.0.1/vol1/a.img)"},
+    {"gluster:/vol1/a.img", "write gluster:///vol1/a.img for a server on this host"},
     {"gluster://10.0.0.1/vol1", "the image's path is missing after the volume 'vol1'"},
     {"gluster://vol1/a.img", "gluster:///VOLUME/PATH"},
     {"gluster://10.0.0.1/vol1/", "the image's path is missing"},
@@ -140,6 +141,8 @@ const wrong_form wrong_forms[] = {
     {"v@h:", "the image's path is missing"},
     {"v@:a", "the server is missing"},
     {"h:/vol1/a.img", "gluster://h/vol1/a.img"},
+    {"10.0.0.1:/vol1/a.img", "gluster://10.0.0.1/vol1/a.img"},
+    {"[fd00::7]:/vol1/a.img", "gluster://[fd00::7]/vol1/a.img"},
 };
 
 TEST(gluster_uri, wrong_forms_name_the_remedy) {
@@ -153,6 +156,20 @@ TEST(gluster_uri, wrong_forms_name_the_remedy) {
   std::string many = "gluster://h/v/a?server=b";
   for (int i = 0; i < 20; ++i) many += "&server=b";
   EXPECT_FALSE(parse_source(many));
+}
+
+TEST(gluster_uri, hints) {
+  const auto hint = [](const char* to) {
+    return std::string(" (for an image on Gluster: gluster://") + to + ")";
+  };
+  EXPECT_EQ(gluster_hint("h:/v/dir/a"), hint("h/v/dir/a"));
+  EXPECT_EQ(gluster_hint("10.0.0.1:/v/a"), hint("10.0.0.1/v/a"));
+  EXPECT_EQ(gluster_hint("v@h:a b"), hint("h/v/a%20b"));
+  EXPECT_EQ(gluster_hint("v@[fd00::7]:/dir/a"), hint("[fd00::7]/v/dir/a"));
+  for (const char* text : {"", "a", "a@b", "v@h:", "h:a", "h:/a", "h:/a/", ":/v/a", "/mnt/h:/v/a",
+                           "some dir:/v/a", "nbd://h/v/a", "x@y z:/v/a"})
+    EXPECT_EQ(gluster_hint(text), "") << text;
+  EXPECT_THAT(parse_gluster("h:/v/a").error().message, HasSubstr(hint("h/v/a")));
 }
 
 TEST(gluster_uri, folders) {

@@ -178,7 +178,9 @@ outcome<source> parse_source(std::string_view text) {
     return source(std::move(image));
   }
   const size_t length = scheme_length(text);
-  if (length == 0) return refuse(text, "for a file of this name write ./" + std::string(text));
+  if (length == 0)
+    return refuse(text,
+                  "for a file of this name write ./" + std::string(text) + gluster_hint(text));
   std::string scheme(text.substr(0, length));
   for (char& c : scheme) c = is_alpha(c) ? static_cast<char>(c | 0x20) : c;
   const bool is_nbd = scheme == "nbd" || scheme == "nbd+unix";
