@@ -285,6 +285,8 @@ task<dm_commands::result> dm_commands::message(dm::request r, device_key key) {
   const bool clears = r.text.starts_with("@stats_print_clear");
   if (clears) words[0] = shows;
   auto reply = co_await devices_.message(key, r.sector, std::move(words));
+  // What was really said is wrong then, and the log tells that.
+  if (!reply && clears) reply = co_await devices_.message(key, r.sector, stack::split_args(r.text));
   if (!reply) co_return reply.error();
   const auto state = devices_.state(key);
   if (!state) co_return state.error();

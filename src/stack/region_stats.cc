@@ -28,13 +28,13 @@ bool same(std::string_view word, const char* name) {
   return ::strcasecmp(std::string(word).c_str(), name) == 0;
 }
 
-// "1,2,5": ascending.
+// "1,2,5": ascending, from 1 on.
 std::optional<std::vector<uint64_t>> parse_bounds(std::string_view text) {
   std::vector<uint64_t> out;
   for (size_t at = 0; at <= text.size();) {
     const size_t comma = std::min(text.find(',', at), text.size());
     const auto n = block::parse_u64(text.substr(at, comma - at));
-    if (!n || (!out.empty() && *n <= out.back())) return std::nullopt;
+    if (!n || *n <= (out.empty() ? 0 : out.back())) return std::nullopt;
     out.push_back(*n);
     at = comma + 1;
   }
@@ -48,7 +48,7 @@ struct range {
 
 std::optional<range> parse_range(const std::string& where, const std::string& step,
                                  uint64_t device_sectors) {
-  range r{0, device_sectors, 1};
+  range r{0, std::max<uint64_t>(device_sectors, 1), 1};
   if (where != "-") {
     const size_t plus = where.find('+');
     if (plus == std::string::npos) return std::nullopt;
@@ -242,9 +242,9 @@ void region_stats::end(const request& r, uint64_t now_ns) noexcept {
 
 // The kernel's order: what /proc/diskstats has, then the time with reads and with writes under way.
 std::string region_stats::region::line(const area& a, uint64_t index) const {
-  const uint64_t begin = where.start + index * where.step;
-  const uint64_t length = std::min(where.step, where.end - begin), unit = unit_ns();
-  std::string out = std::to_string(begin) + "+" + std::to_string(length);
+  const uint64_t begin = where.start + index * where.step, unit = unit_ns();
+  // The last one is as long as the others, also where the region ends before.
+  std::string out = std::to_string(begin) + "+" + std::to_string(where.step);
   auto add = [&out](uint64_t n) { out += " " + std::to_string(n); };
   for (const size_t k : {size_t{reads}, size_t{writes}}) {
     add(a.requests[k]);
@@ -313,12 +313,13 @@ void region_stats::forget_old() noexcept {
   if (lists_.size() > 1) lists_.erase(lists_.begin(), lists_.end() - 1);
 }
 
-std::shared_ptr<region_stats::region> region_stats::find(const std::string& id) const {
-  const auto number = block::parse_u32(id);
-  if (!number || lists_.empty()) return nullptr;
-  for (const auto& r : lists_.back()->regions)
-    if (r->id == *number) return r;
-  return nullptr;
+outcome<std::shared_ptr<region_stats::region>> region_stats::find(const words_left& words) const {
+  const auto number = block::parse_u32(words[1]);
+  if (!number) return invalid(words[0]);
+  if (!lists_.empty())
+    for (const auto& r : lists_.back()->regions)
+      if (r->id == *number) return r;
+  return no_region(words[1]);
 }
 
 region_stats::answer region_stats::create(words_left words, uint64_t device_sectors,
@@ -349,8 +350,7 @@ region_stats::answer region_stats::create(words_left words, uint64_t device_sect
 
 region_stats::answer region_stats::remove(const words_left& words) {
   if (words.size() != 2) return invalid(words[0]);
-  const auto gone = find(words[1]);
-  if (!gone) return no_region(words[1]);
+  TRY(const auto gone, find(words));
   auto all = lists_.back()->regions;
   std::erase(all, gone);
   replace(std::move(all));
@@ -359,15 +359,13 @@ region_stats::answer region_stats::remove(const words_left& words) {
 
 region_stats::answer region_stats::clear(const words_left& words) {
   if (words.size() != 2) return invalid(words[0]);
-  const auto r = find(words[1]);
-  if (!r) return no_region(words[1]);
+  TRY(const auto r, find(words));
   for (area& a : r->areas) a.clear();
   return std::string();
 }
 
 region_stats::answer region_stats::print(const words_left& words, bool clears) {
   if (words.size() != 2 && words.size() != 4) return invalid(words[0]);
-  const auto r = find(words[1]);
   uint64_t first = 0, count = UINT64_MAX;
   if (words.size() == 4) {
     const auto from = block::parse_u64(words[2]), lines = block::parse_u64(words[3]);
@@ -375,7 +373,7 @@ region_stats::answer region_stats::print(const words_left& words, bool clears) {
     first = *from;
     count = *lines;
   }
-  if (!r) return no_region(words[1]);
+  TRY(const auto r, find(words));
   std::string out;
   for (uint64_t i = first; i < r->areas.size() && i - first < count; ++i) {
     out += r->line(r->areas[i], i);
@@ -403,8 +401,7 @@ region_stats::answer region_stats::show(const words_left& words) const {
 
 region_stats::answer region_stats::set_aux(const words_left& words) {
   if (words.size() != 3) return invalid(words[0]);
-  const auto r = find(words[1]);
-  if (!r) return no_region(words[1]);
+  TRY(const auto r, find(words));
   r->aux = words[2];
   return std::string();
 }

@@ -55,7 +55,8 @@ class region_stats {
   using words_left = std::vector<std::string>;
   using answer = base::outcome<std::string>;
 
-  std::shared_ptr<region> find(const std::string& id) const;
+  // The region that the second word means.
+  base::outcome<std::shared_ptr<region>> find(const words_left& words) const;
   void replace(std::vector<std::shared_ptr<region>> regions);
   void forget_unused() noexcept;
   answer create(words_left words, uint64_t device_sectors, uint64_t now_ns);

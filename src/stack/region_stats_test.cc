@@ -81,8 +81,8 @@ TEST_F(regions, may_have_a_step_beyond_all_sectors) {
   serve(op::read, 90, 100, 2);
   EXPECT_EQ(tell({"@stats_list"}),
             "0: 5+100 18446744073709551615 - -\n1: 96+8 18446744073709551612 - -\n");
-  EXPECT_EQ(tell({"@stats_print", "0"}), "5+100 2 0 24 3 0 0 0 0 0 3 3 3 0\n");
-  EXPECT_EQ(tell({"@stats_print", "1"}), "96+8 1 0 8 2 0 0 0 0 0 2 2 2 0\n");
+  EXPECT_EQ(tell({"@stats_print", "0"}), "5+18446744073709551615 2 0 24 3 0 0 0 0 0 3 3 3 0\n");
+  EXPECT_EQ(tell({"@stats_print", "1"}), "96+18446744073709551612 1 0 8 2 0 0 0 0 0 2 2 2 0\n");
 }
 
 TEST_F(regions, sort_what_requests_took) {
@@ -167,6 +167,9 @@ TEST_F(regions, wrong_messages) {
       {"@stats_create", "-", "8", "1", "other"},
       {"@stats_create", "-", "8", "1", "histogram:5,5"},
       {"@stats_create", "-", "8", "1", "histogram:"},
+      {"@stats_create", "-", "8", "1", "histogram:0,5"},
+      {"@stats_print", "x"},
+      {"@stats_delete", "-1"},
       {"@stats_create", "-", "8", "0", "p", "a", "more"},
       {"@stats_list", "a", "b"},
       {"@stats_print"},
