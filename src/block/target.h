@@ -92,6 +92,9 @@ class target : public block_device {
 
   // The text after the target's name, with the kernel's blanks.
   virtual rt::task<std::string> status(status_request q) = 0;
+  // What the kernel's integrity measurement would record beside the type and its version:
+  // ",NAME=VALUE" for each attribute; empty if it records nothing of this kind.
+  virtual std::string measured() const { return {}; }
 
   // A message's words. The reply may be empty. Errors: inval with the kernel's log text.
   virtual rt::task<base::outcome<std::string>> message(std::vector<std::string> words);

@@ -94,4 +94,13 @@ outcome<cipher_spec> parse_cipher_spec(std::string_view text) {
   return parse_old_form(std::move(spec), text);
 }
 
+key_parts parts_of_key(const cipher_spec& spec, size_t key_bytes) noexcept {
+  constexpr size_t tcw_bytes = 32;
+  const uint32_t n = spec.key_count;
+  if (spec.iv == "lmk" && key_bytes % n != 0) return {n + 1, key_bytes / (n + 1)};
+  if (spec.iv == "tcw") return {n + 2, tcw_bytes};
+  if (spec.iv == "elephant") return {2, key_bytes / 2};
+  return {n, 0};
+}
+
 }  // namespace lbd::crypto

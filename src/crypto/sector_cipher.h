@@ -25,6 +25,14 @@ struct cipher_spec {
 // "capi:essiv(cbc(aes),sha256)-plain64". Errors carry the kernel's text.
 base::outcome<cipher_spec> parse_cipher_spec(std::string_view text);
 
+// What a key of so many bytes is made of, as the kernel counts it: keys of ciphers, and what the IV
+// generator takes for itself.
+struct key_parts {
+  uint32_t count = 1;
+  size_t extra_bytes = 0;
+};
+key_parts parts_of_key(const cipher_spec& spec, size_t key_bytes) noexcept;
+
 class sector_cipher {
  public:
   virtual ~sector_cipher() = default;

@@ -254,7 +254,11 @@ task<dm_commands::result> dm_commands::table_status(dm::request r, device_key ke
   q.show_keys = table;
   q.no_flush = (r.head.flags & flag::no_flush) != 0;
   const bool inactive = (r.head.flags & flag::query_inactive) != 0;
-  const auto lines = co_await devices_.status(key, q, inactive);
+  outcome<std::vector<stack::table_line>> lines = no_such_device();
+  if (!table && (r.head.flags & flag::measure) != 0)
+    lines = devices_.measured(key, inactive);
+  else
+    lines = co_await devices_.status(key, q, inactive);
   if (!lines) co_return lines.error();
   const auto state = devices_.state(std::move(key));
   if (!state) co_return state.error();

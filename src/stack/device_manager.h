@@ -133,6 +133,8 @@ class device_manager {
   std::vector<device_state> list() const;  // by name
   rt::task<base::outcome<std::vector<table_line>>> status(device_key key, block::status_request q,
                                                           bool inactive);
+  // What the kernel would measure of the table; a line's text is empty where that is nothing.
+  base::outcome<std::vector<table_line>> measured(device_key key, bool inactive) const;
   // The last opened first, as the kernel lists them.
   base::outcome<std::vector<device_number>> deps(device_key key, bool inactive) const;
   // Returns when the event number differs from `event_number`, or the device goes. Errors: ENXIO,

@@ -555,6 +555,24 @@ task<outcome<std::vector<table_line>>> device_manager::status(device_key key,
   co_return out;
 }
 
+outcome<std::vector<table_line>> device_manager::measured(device_key key, bool inactive) const {
+  TRY(const entry_ptr e, find(key));
+  std::vector<table_line> out;
+  const live_table* t = inactive ? e->inactive.get() : e->live.get();
+  if (t == nullptr) return out;
+  for (const auto& l : t->lines) {
+    std::string text = l.target->measured();
+    if (!text.empty()) {
+      const auto& [major, minor, patch] = l.type->version;
+      text = "target_name=" + std::string(l.type->name) +
+             ",target_version=" + std::to_string(major) + "." + std::to_string(minor) + "." +
+             std::to_string(patch) + text + ";";
+    }
+    out.push_back({l.start_sector, l.length_sectors, std::string(l.type->name), std::move(text)});
+  }
+  return out;
+}
+
 outcome<std::vector<device_number>> device_manager::deps(device_key key, bool inactive) const {
   TRY(const entry_ptr e, find(key));
   std::vector<device_number> out;

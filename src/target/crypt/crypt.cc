@@ -220,6 +220,34 @@ task<std::string> crypt::status(block::status_request q) {
   co_return text;
 }
 
+std::string crypt::measured() const {
+  std::string text;
+  const auto add = [&text](const std::string& name, const std::string& value) {
+    text += "," + name + "=" + value;
+  };
+  const auto flag = [&add](const char* name, bool set) { add(name, set ? "y" : "n"); };
+  flag("allow_discards", params_.allow_discards);
+  flag("same_cpu_crypt", params_.same_cpu);
+  flag("submit_from_crypt_cpus", params_.submit_from_crypt_cpus);
+  flag("no_read_workqueue", params_.no_read_workqueue);
+  flag("no_write_workqueue", params_.no_write_workqueue);
+  flag("iv_large_sectors", params_.shape.iv_large_sectors);
+  if (params_.tag_bytes != 0) {
+    add("integrity_tag_size", std::to_string(params_.tag_bytes));
+    add("cipher_auth", params_.authenticates ? "aead" : "none");
+  }
+  if (params_.shape.sector_bytes != block::sector_bytes)
+    add("sector_size", std::to_string(params_.shape.sector_bytes));
+  add("cipher_string", params_.cipher.text);
+  const size_t key_bytes = params_.key.size();
+  const auto parts = crypto::parts_of_key(params_.cipher, key_bytes);
+  add("key_size", std::to_string(key_bytes));
+  add("key_parts", std::to_string(parts.count));
+  add("key_extra_size", std::to_string(parts.extra_bytes));
+  add("key_mac_size", "0");
+  return text;
+}
+
 outcome<std::string> crypt::set_key(const std::string& word) {
   auto key = parse_crypt_key(word);
   if (!key) return key.error();

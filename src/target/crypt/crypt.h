@@ -50,6 +50,7 @@ class crypt final : public block::target {
                                        block::io_opts io) override;
 
   rt::task<std::string> status(block::status_request q) override;
+  std::string measured() const override;
   rt::task<base::outcome<std::string>> message(std::vector<std::string> words) override;
   rt::task<void> postsuspend() override;
   rt::task<base::result<void>> preresume() override;

@@ -56,6 +56,10 @@ task<std::string> linear::status(block::status_request q) {
   co_return child_.number.text() + " " + std::to_string(start_sector_);
 }
 
+std::string linear::measured() const {
+  return ",device_name=" + child_.number.text() + ",start=" + std::to_string(start_sector_);
+}
+
 void linear::for_each_child(const std::function<void(const block::opened_device&)>& visit) const {
   visit(child_);
 }

@@ -29,6 +29,7 @@ class linear final : public block::target {
                       block::path& way) noexcept override;
 
   rt::task<std::string> status(block::status_request q) override;
+  std::string measured() const override;
   void for_each_child(const std::function<void(const block::opened_device&)>& visit) const override;
 
  private:

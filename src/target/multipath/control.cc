@@ -50,15 +50,18 @@ uint32_t multipath::shown_group() const noexcept {
   return groups_.empty() ? 0 : 1;
 }
 
+char multipath::state_of_group(uint32_t index) const noexcept {
+  return groups_[index]->bypassed.load() ? 'D' : current_.load() == index ? 'A' : 'E';
+}
+
 std::string multipath::info_text() const {
   std::string text = "2 " + std::to_string(int{choosing_.load()}) + " 0 0 " +
                      std::to_string(groups_.size()) + " " + std::to_string(shown_group()) + " ";
   for (uint32_t i = 0; i < groups_.size(); ++i) {
     const multipath_group& g = *groups_[i];
     const path_selector& s = *g.selector;
-    const char state = g.bypassed.load() ? 'D' : current_.load() == i ? 'A' : 'E';
-    text += std::string(1, state) + " " + s.group_text() + std::to_string(g.paths.size()) + " " +
-            std::to_string(s.info_words()) + " ";
+    text += std::string(1, state_of_group(i)) + " " + s.group_text() +
+            std::to_string(g.paths.size()) + " " + std::to_string(s.info_words()) + " ";
     for (const auto& p : g.paths)
       text += p->device.number.text() + (p->active.load() ? " A " : " F ") +
               std::to_string(p->fail_count.load()) + " " + s.info_text(*p);
@@ -81,6 +84,26 @@ std::string multipath::table_text() const {
 
 task<std::string> multipath::status(block::status_request q) {
   co_return q.kind == block::status_kind::table ? table_text() : info_text();
+}
+
+std::string multipath::measured() const {
+  std::string text = ",nr_priority_groups=" + std::to_string(groups_.size());
+  for (uint32_t i = 0; i < groups_.size(); ++i) {
+    const multipath_group& g = *groups_[i];
+    const std::string group = "_" + std::to_string(i) + "=";
+    text += ",pg_state" + group + state_of_group(i);
+    text += ",nr_pgpaths" + group + std::to_string(g.paths.size());
+    text += ",path_selector_name" + group + g.selector_type;
+    for (size_t j = 0; j < g.paths.size(); ++j) {
+      const multipath_path& p = *g.paths[j];
+      const std::string path = "_" + std::to_string(i) + "_" + std::to_string(j) + "=";
+      text += ",path_name" + path + p.device.number.text();
+      text += ",is_active" + path + (p.active.load() ? "A" : "F");
+      text += ",fail_count" + path + std::to_string(p.fail_count.load());
+      text += ",path_selector_status" + path;  // the selectors measure nothing
+    }
+  }
+  return text;
 }
 
 void multipath::for_each_child(

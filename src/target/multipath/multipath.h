@@ -47,6 +47,7 @@ class multipath final : public block::target, private block::crossing {
                                        block::io_opts io) override;
 
   rt::task<std::string> status(block::status_request q) override;
+  std::string measured() const override;
   rt::task<base::outcome<std::string>> message(std::vector<std::string> words) override;
   rt::task<void> presuspend(bool no_flush) override;
   rt::task<void> postsuspend() override;
@@ -84,6 +85,7 @@ class multipath final : public block::target, private block::crossing {
                                           block::extent_list& out, block::io_opts io);
 
   // Control (control.cc); home reactor.
+  char state_of_group(uint32_t index) const noexcept;
   std::string info_text() const;
   std::string table_text() const;
   uint32_t shown_group() const noexcept;

@@ -205,6 +205,15 @@ task<std::string> store_user::status(block::status_request q) {
       std::to_string(u.metadata_sectors);
 }
 
+std::string store_user::measured() const {
+  const auto yes = [](bool so) { return so ? "y" : "n"; };
+  const bool valid = waiting_ || (core_ && core_->valid());
+  return ",snap_origin_name=" + made_.origin.number.text() +
+         ",snap_cow_name=" + made_.store.number.text() + ",snap_valid=" + yes(valid) +
+         ",snap_merge_failed=" + yes(core_ && core_->merge_failed()) +
+         ",snapshot_overflowed=" + yes(core_ && core_->overflowed());
+}
+
 void store_user::for_each_child(
     const std::function<void(const block::opened_device&)>& visit) const {
   visit(made_.origin);

@@ -20,6 +20,7 @@ class store_user : public block::target {
 
   const block::limits& limits() const noexcept override { return limits_; }
   task<std::string> status(block::status_request q) override;
+  std::string measured() const override;
   void for_each_child(const std::function<void(const block::opened_device&)>& visit) const override;
   task<void> postsuspend() override;
   task<result<void>> preresume() override;

@@ -108,8 +108,19 @@ class striped final : public block::target, private block::crossing {
     }
     for (const auto& s : stripes_) text += " " + s->device.number.text();
     text += " 1 ";
-    for (const auto& s : stripes_) text += s->errors.load() == 0 ? 'A' : 'D';
+    for (const auto& s : stripes_) text += state_of(*s);
     co_return text;
+  }
+  std::string measured() const override {
+    std::string text = ",stripes=" + std::to_string(stripes_.size()) +
+                       ",chunk_size=" + std::to_string(chunk_sectors_);
+    for (size_t i = 0; i < stripes_.size(); ++i) {
+      const std::string name = ",stripe_" + std::to_string(i) + "_";
+      text += name + "device_name=" + stripes_[i]->device.number.text();
+      text += name + "physical_start=" + std::to_string(stripes_[i]->start_sector);
+      text += name + "status=" + state_of(*stripes_[i]);
+    }
+    return text;
   }
 
   void for_each_child(
@@ -122,6 +133,8 @@ class striped final : public block::target, private block::crossing {
     size_t index;
     uint64_t offset, length;
   };
+
+  static char state_of(const stripe& s) noexcept { return s.errors.load() == 0 ? 'A' : 'D'; }
 
   // The part of the range that lies in its first chunk.
   piece map(uint64_t offset, uint64_t length) const noexcept {

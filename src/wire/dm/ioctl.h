@@ -69,6 +69,7 @@ enum : uint32_t {
   data_out = 1u << 16,
   deferred_remove = 1u << 17,
   internal_suspend = 1u << 18,
+  measure = 1u << 19,
 };
 }  // namespace flag
 
