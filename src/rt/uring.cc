@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "rt/idle_pace.h"
+
 namespace lbd::rt {
 namespace {
 
@@ -40,7 +42,7 @@ int make_ring(io_uring& ring, bool& single_issuer) noexcept {
 
 class uring_reactor final : public reactor {
  public:
-  uring_reactor(unsigned index, uring_options options) : reactor(index), options_(options) {}
+  uring_reactor(unsigned index, uring_options options) : reactor(index), pace_(options.spin_ns) {}
   ~uring_reactor() override {
     if (made_) io_uring_queue_exit(&ring_);
     if (wake_fd_ >= 0) ::close(wake_fd_);
@@ -77,12 +79,17 @@ class uring_reactor final : public reactor {
   void poll_io(uint64_t wait_ns) override {
     use_ring();
     if (!aside_.empty()) wait_ns = 0;
-    if (wait_ns == 0 || harvest_without_sleep(wait_ns)) {
-      if (io_uring_sq_ready(&ring_) != 0 || wait_ns == 0) io_uring_submit_and_get_events(&ring_);
+    if (wait_ns == 0) {
+      io_uring_submit_and_get_events(&ring_);
       reap();
       return;
     }
-    sleep(wait_ns);
+    const uint64_t start = monotonic_ns();
+    if (!harvest_without_sleep(start, wait_ns))
+      sleep(wait_ns);
+    else if (io_uring_sq_ready(&ring_) != 0)
+      io_uring_submit_and_get_events(&ring_);
+    pace_.note(monotonic_ns() - start);
     reap();
   }
 
@@ -168,19 +175,15 @@ class uring_reactor final : public reactor {
 
   // Looks for completions for a little while when they have lately come quickly; true if it found
   // some or has been given work by another thread.
-  bool harvest_without_sleep(uint64_t wait_ns) {
-    if (options_.spin_ns == 0 || idle_ns_ > options_.spin_ns) return false;
-    const uint64_t start = monotonic_ns();
-    const uint64_t until = start + std::min({wait_ns, options_.spin_ns, idle_ns_ * 2 + 2'000});
+  bool harvest_without_sleep(uint64_t start, uint64_t wait_ns) {
+    const uint64_t look_ns = pace_.look_ns();
+    if (look_ns == 0) return false;
+    const uint64_t until = start + std::min(wait_ns, look_ns);
     io_uring_submit(&ring_);
     for (;;) {
       io_uring_get_events(&ring_);
-      const uint64_t now = monotonic_ns();
-      if (io_uring_cq_ready(&ring_) != 0 || messages_pending()) {
-        note_idle(now - start);
-        return true;
-      }
-      if (now >= until) return false;
+      if (io_uring_cq_ready(&ring_) != 0 || messages_pending()) return true;
+      if (monotonic_ns() >= until) return false;
     }
   }
 
@@ -191,7 +194,6 @@ class uring_reactor final : public reactor {
       io_uring_submit_and_get_events(&ring_);
       return;
     }
-    const uint64_t start = monotonic_ns();
     io_uring_cqe* cqe = nullptr;
     __kernel_timespec ts{};
     ts.tv_sec = static_cast<int64_t>(std::min<uint64_t>(wait_ns / 1'000'000'000u, 86400));
@@ -201,14 +203,6 @@ class uring_reactor final : public reactor {
     else
       io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &ts, nullptr);
     sleeping_.store(false, std::memory_order_relaxed);
-    note_idle(monotonic_ns() - start);
-  }
-
-  // The usual gap between pieces of work: falls quickly when work comes, so that spinning starts
-  // with a burst and one long pause ends it.
-  void note_idle(uint64_t gap_ns) noexcept {
-    gap_ns = std::min<uint64_t>(gap_ns, options_.spin_ns * 8);
-    idle_ns_ = gap_ns > idle_ns_ ? (idle_ns_ * 3 + gap_ns) / 4 : (idle_ns_ + gap_ns) / 2;
   }
 
   // A completion, copied: resuming a waiter may submit and so reuse the queue's slots.
@@ -250,14 +244,13 @@ class uring_reactor final : public reactor {
     complete(*static_cast<io_request*>(f.data), f.result);
   }
 
-  const uring_options options_;
   io_uring ring_{};
   bool made_ = false;
   bool enabled_ = false;
   bool single_issuer_ = false;
   int wake_fd_ = -1;
   std::vector<finished> aside_;
-  uint64_t idle_ns_ = 400'000;  // no spinning before work has come quickly a few times
+  idle_pace pace_;
 };
 
 }  // namespace
