@@ -54,6 +54,7 @@ int clear_range(int fd, unsigned long request, const void* argument, const face:
   const int flags = static_cast<int>(syscall(SYS_fcntl, fd, F_GETFL));
   if ((flags & O_ACCMODE) == O_RDONLY) return fail(EBADF);
   if (length == 0) return fail(EINVAL);
+  if (n.read_only != 0) return fail(EPERM);
   const off_t from = static_cast<off_t>(at), count = static_cast<off_t>(length);
   if (request != BLKZEROOUT) {
     if (n.discard_bytes == 0) return fail(EOPNOTSUPP);

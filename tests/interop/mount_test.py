@@ -2,6 +2,7 @@
 """A daemon's devices as files of a folder, worked on by programs that know nothing of LBD."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import mmap
@@ -210,9 +211,12 @@ class Control(Mounts):
         self.lbd("device", "create", "disk", "--read-only", "--table", f"0 2048 linear {path} 0")
         device = os.path.join(self.folder, "disk")
         self.assertEqual(os.stat(device).st_mode & 0o777, 0o400)
-        with self.assertRaises(OSError) as refused:
-            os.close(os.open(device, os.O_RDWR))
-        self.assertIn("Read-only", str(refused.exception))
+        for flags in (os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_DIRECT):
+            fd = os.open(device, flags)
+            with self.assertRaises(PermissionError) as refused:
+                os.pwrite(fd, mmap.mmap(-1, 4096), 0)
+            self.assertEqual(refused.exception.errno, errno.EPERM)
+            os.close(fd)
         self.assertEqual(pathlib.Path(device).read_bytes(), bytes(MIB))
 
     def test_a_suspended_device_holds_up_nobody_else(self):

@@ -185,7 +185,6 @@ task<void> session::forget_cached(uint64_t id) {
 result<open_file*> session::open(uint64_t id, bool writable) {
   const auto e = devices_.find(id);
   if (!e) return base::error_from_errno(ENOENT);
-  if (writable && e->read_only) return base::error_from_errno(EROFS);
   auto opened = devices_.open(id, writable);
   if (!opened) return base::io_error{opened.error().code, 0};
   auto* f = new open_file(*this, id, *std::move(opened), writable);
