@@ -292,7 +292,13 @@ class restorer {
  public:
   restorer(daemon& d, const daemon_config& from, bool strict)
       : daemon_(d), from_(from), strict_(strict), folder_(folder_of(from.path)) {
-    for (const config_device& one : from.devices) left_.push_back(&one);
+    std::set<uint32_t> minors;
+    for (const config_device& one : from.devices) {
+      left_.push_back(&one);
+      if (one.minor) minors.insert(*one.minor);
+    }
+    // Also those of devices that are missing now: the next start has them again.
+    d.devices().reserve_minors(std::move(minors));
   }
 
   rt::task<std::vector<failure>> run() {

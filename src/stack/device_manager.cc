@@ -86,7 +86,9 @@ outcome<device_state> device_manager::create(std::string name, std::string uuid,
   CHECK(check_name(name));
   if (uuid.size() > uuid_bytes) return failure{errc::inval, "device uuid is too long"};
   // As the kernel does: numbers first, then names.
-  std::vector<bool> taken(by_name_.size() + 1, false);
+  std::vector<bool> taken(by_name_.size() + reserved_.size() + 1, false);
+  for (const uint32_t reserved : reserved_)
+    if (reserved < taken.size()) taken[reserved] = true;
   for (const auto& [other, e] : by_name_) {
     if (minor && e->number.minor == *minor)
       return failure{no_device,

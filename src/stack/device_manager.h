@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -107,9 +108,12 @@ class device_manager {
   device_manager(const device_manager&) = delete;
   device_manager& operator=(const device_manager&) = delete;
 
-  // Errors: busy (name or uuid taken), ENXIO (minor taken), inval (bad name).
+  // Without a minor: the lowest that is free. Errors: busy (name or uuid taken), ENXIO (minor
+  // taken), inval (bad name).
   base::outcome<device_state> create(std::string name, std::string uuid,
                                      std::optional<uint32_t> minor);
+  // From now on these minors are for those who ask for them.
+  void reserve_minors(std::set<uint32_t> minors) { reserved_ = std::move(minors); }
   // Builds the targets and makes them the inactive table. Errors: inval and what constructors say;
   // `why`, which may be null and outlives the call, gets what people should know beside that.
   rt::task<base::outcome<device_state>> load(device_key key, std::vector<table_line> lines,
@@ -208,6 +212,7 @@ class device_manager {
   const options options_;
   std::map<std::string, entry_ptr> by_name_;
   std::map<std::string, std::weak_ptr<void>> shared_;
+  std::set<uint32_t> reserved_;  // minors
   std::function<void(const device_event&)> told_;
   std::function<void()> changed_;
   std::function<rt::task<void>()> settle_;

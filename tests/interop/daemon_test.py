@@ -434,6 +434,9 @@ nbd = "unix:no/such/folder"
         testing.wait_until(lambda: self.socket in process.output(), "everything was tried")
         self.assertEqual(self.ok("device", "ls"), "good\t(253:0)\n")
         self.assertTrue(testing.accepts(self.path("good.nbd")))
+        # The numbers of those that are missing are theirs at the next start.
+        self.ok("device", "create", "new", "--table", "0 8 zero")
+        self.assertEqual(json.loads(self.ok("device", "info", "--json", "new"))["minor"], 4)
         told = [line for line in self.ok("info").splitlines() if line.startswith("not restored: ")]
         self.assertEqual(told, [f"not restored: {m}" for m in json.loads(self.ok("info", "--json"))["missing"]])
         self.assertEqual(len(told), 5, told)
