@@ -7,6 +7,11 @@
 
 namespace lbd::block {
 
+bool target::refuses_writes() const {
+  bool any = false;
+  for_each_child([&any](const opened_device& d) { any |= d.device->limits().read_only; });
+  return any;
+}
 rt::task<base::outcome<std::string>> target::message(std::vector<std::string>) {
   constexpr const char* text = "ioctl: Target type does not support messages";
   base::log_warn("device-mapper", text);

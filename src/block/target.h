@@ -90,6 +90,10 @@ class target : public block_device {
   // keeps its kind.
   virtual bool request_based() const noexcept { return false; }
 
+  // Whether writes fail now because of what it stands on, which may change while it lives: what its
+  // limits said of that when it was made. Default: one of its devices is read-only.
+  virtual bool refuses_writes() const;
+
   // The text after the target's name, with the kernel's blanks.
   virtual rt::task<std::string> status(status_request q) = 0;
   // What the kernel's integrity measurement would record beside the type and its version:

@@ -63,6 +63,15 @@ void device::expect_limits(block::limits of_next_table) {
   limits_.store(all_limits_.back().get(), std::memory_order_release);
 }
 
+bool device::set_read_only(bool now) {
+  if (limits().read_only == now) return false;
+  block::limits changed = limits();
+  changed.read_only = now;
+  all_limits_.push_back(std::make_unique<const block::limits>(changed));
+  limits_.store(all_limits_.back().get(), std::memory_order_release);
+  return true;
+}
+
 uint64_t device::count_start(op what, uint64_t bytes, block::moment& begin) noexcept {
   counters_.started(rt::reactor::current().index(), what, bytes);
   return make_cookie(what, begin.ns());

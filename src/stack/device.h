@@ -66,6 +66,9 @@ class device final : public block::block_device, private block::crossing {
   // What a device without a table says of itself until it has one: these limits, and the size 0.
   void expect_limits(block::limits of_next_table);
 
+  // Whether its limits say that it is read-only. False: they said so already.
+  bool set_read_only(bool now);
+
   // The live table. Reactor 0; valid until the next co_await.
   const table& live() const noexcept { return *live_; }
 

@@ -200,6 +200,8 @@ class device_manager {
   rt::task<base::outcome<void>> swap_tables(entry_ptr e, suspend_options how,
                                             std::unique_ptr<live_table>& old);
   rt::task<base::outcome<void>> start_live(entry_ptr e, uint64_t size_before);
+  // Whether a device takes writes is up to those below it: after a change of one of them.
+  void settle_read_only();
   rt::task<void> suspend_locked(entry_ptr e, suspend_options how);
   rt::task<void> destroy(entry_ptr e);
   rt::task<void> destroy_unused(entry_ptr e);

@@ -267,6 +267,47 @@ TEST_F(manager, a_table_on_a_read_only_device_leaves_the_refusal_to_it) {
   EXPECT_EQ(rt_->run_until(writing::run(*up.device, 0)), errc::ok);
 }
 
+TEST_F(manager, what_is_read_only_below_is_told_above_as_long_as_it_is) {
+  const auto set = [this](const char* name, std::vector<table_line> lines, bool read_only) {
+    ASSERT_TRUE(rt_->run_until(m_.load(key(name), std::move(lines), read_only)));
+    ASSERT_TRUE(resume(name));
+  };
+  for (const char* name : {"low", "mid", "a-top", "store"}) ASSERT_TRUE(m_.create(name, "", {}));
+  set("low", {{0, 64, "linear", "/dev/vda 0"}}, true);
+  set("store", {{0, 64, "linear", "/dev/vdb 0"}}, false);
+  set("mid", {{0, 8, "linear", "/dev/mapper/low 0"}, {8, 8, "zero", ""}}, false);
+  set("a-top", {{0, 8, "delay", "/dev/mapper/low 0 0 /dev/mapper/mid 0 0"}}, false);
+  ASSERT_TRUE(make("reads", {{0, 8, "delay", "/dev/mapper/low 0 0 /dev/vdb 0 0"}}));
+  ASSERT_TRUE(make("snap", {{0, 64, "snapshot", "/dev/mapper/low /dev/mapper/store N 8"}}));
+  const auto told = [this] {
+    std::string all;
+    for (const char* name : {"low", "mid", "a-top", "reads", "snap"})
+      all += m_.find_device(key(name))->limits().read_only ? 'r' : 'w';
+    return all;
+  };
+  EXPECT_EQ(told(), "rrrww");
+  EXPECT_FALSE(m_.state(key("mid"))->read_only) << "its own table is not";
+  set("low", {{0, 64, "linear", "/dev/vda 0"}}, false);
+  EXPECT_EQ(told(), "wwwww");
+  set("mid", {{0, 8, "linear", "/dev/mapper/low 0"}}, true);
+  EXPECT_EQ(told(), "wrrww");
+  set("store", {{0, 64, "linear", "/dev/vdb 0"}}, true);
+  EXPECT_EQ(told(), "wrrwr");
+  // A table that was loaded before what is below changed.
+  ASSERT_TRUE(load("a-top", {{0, 8, "linear", "/dev/mapper/mid 0"}}));
+  set("mid", {{0, 8, "linear", "/dev/mapper/low 0"}}, false);
+  ASSERT_TRUE(resume("a-top"));
+  EXPECT_EQ(told(), "wwwwr");
+}
+
+TEST_F(manager, reserved_minors_are_for_those_who_ask_for_them) {
+  m_.reserve_minors({0, 2, 70'000});
+  EXPECT_EQ(m_.create("a", "", {})->number.minor, 1u);
+  EXPECT_EQ(m_.create("b", "", {})->number.minor, 3u);
+  EXPECT_EQ(m_.create("c", "", 2)->number.minor, 2u);
+  EXPECT_EQ(m_.create("d", "", {})->number.minor, 4u);
+}
+
 TEST_F(manager, messages_reach_only_targets_and_say_why_not) {
   ASSERT_TRUE(make("d", {{0, 8, "linear", "/dev/vda 0"}}));
   auto text = [&](uint64_t sector, std::vector<std::string> words) {

@@ -458,10 +458,23 @@ task<outcome<void>> device_manager::swap_tables(entry_ptr e, suspend_options how
   (void)co_await e->core.replace_table(std::move(swap_in));
   old = std::exchange(e->live, std::move(next));
   e->coming = nullptr;
+  settle_read_only();
   const bool was_read_only = old != nullptr && old->read_only;
   if (was_read_only != e->live->read_only)
     tell(*e, "change", {was_read_only ? "DISK_RO=0" : "DISK_RO=1"});
   co_return outcome<void>{};
+}
+
+void device_manager::settle_read_only() {
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (const auto& [name, e] : by_name_) {
+      if (!e->live) continue;
+      bool now = e->live->read_only;
+      for (const auto& l : e->live->lines) now = now || l.target->refuses_writes();
+      changed |= e->core.set_read_only(now);
+    }
+  }
 }
 
 task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options how) {

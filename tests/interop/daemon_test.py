@@ -319,6 +319,30 @@ class Exports(Daemon):
             shown = json.loads(self.ok("export", "--list", "--json"))
             self.assertEqual(shown[0]["read_only"], bool(options))
 
+    def test_an_export_says_what_the_devices_below_it_are_now(self):
+        testing.require("nbdinfo")
+
+        def set_low(*options):
+            self.ok("device", "load", "low", "--table", "0 2048 linear a.img 0", *options)
+            self.ok("device", "resume", "low")
+
+        def read_only():
+            told = subprocess.run(["nbdinfo", "--no-content", "--json", self.uri("d")], capture_output=True, text=True,
+                                  check=True).stdout
+            shown = json.loads(self.ok("export", "--list", "--json"))[0]["read_only"]
+            self.assertEqual(json.loads(told)["exports"][0]["is_read_only"], shown)
+            return shown
+
+        self.ok("device", "create", "low", "--no-table")
+        set_low("-r")
+        self.ok("device", "create", "d", "--table", "0 2048 linear low 0")
+        self.ok("export", "d", "--nbd", "unix:d.nbd")
+        self.assertTrue(read_only())
+        set_low()
+        self.assertFalse(read_only())
+        set_low("-r")
+        self.assertTrue(read_only())
+
     def test_what_cannot_be_exported_is_told(self):
         self.assertIn("no device 'd'", self.fails("export", "d", "--nbd", "unix:d.nbd"))
         self.ok("device", "create", "d", "--no-table")

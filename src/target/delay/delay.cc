@@ -54,6 +54,9 @@ class delay final : public block::target {
     limits_.size_bytes = length_sectors * block::sector_bytes;
   }
   const block::limits& limits() const noexcept override { return limits_; }
+  bool refuses_writes() const override {
+    return classes_[writes].device.device->limits().read_only;
+  }
 
   block::routed route(block::op what, uint64_t offset, uint64_t, block::path&) noexcept override {
     const delay_class& c = classes_[what == block::op::read ? reads : writes];

@@ -67,6 +67,7 @@ class log_writes final : public block::target {
   }
   const block::limits& limits() const noexcept override { return limits_; }
   uint64_t unit_bytes() const noexcept override { return log_.sector_bytes(); }
+  bool refuses_writes() const override { return child_.device->limits().read_only; }
 
   block::routed route(block::op what, uint64_t offset, uint64_t, block::path&) noexcept override {
     if (what != block::op::read && logging_.load(std::memory_order_relaxed)) return {};

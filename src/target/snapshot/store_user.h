@@ -19,6 +19,9 @@ class store_user : public block::target {
   ~store_user() override;
 
   const block::limits& limits() const noexcept override { return limits_; }
+  bool refuses_writes() const override {
+    return store_device().limits().read_only || (made_.merges && origin().limits().read_only);
+  }
   task<std::string> status(block::status_request q) override;
   std::string measured() const override;
   void for_each_child(const std::function<void(const block::opened_device&)>& visit) const override;
