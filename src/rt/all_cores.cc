@@ -78,7 +78,8 @@ all_cores::batch& all_cores::begin(lane& l) {
   return *b;
 }
 
-// As many as one turn may do. Whether there may be more.
+// As many as one turn may do. Whether there are more: who took the last part looks no further, for
+// the runtime may end with it.
 bool all_cores::take_parts(batch& b) noexcept {
   for (unsigned done = 0; done < parts_per_turn; ++done) {
     const size_t i = b.next.fetch_add(1, std::memory_order_relaxed);
@@ -87,7 +88,7 @@ bool all_cores::take_parts(batch& b) noexcept {
     p.of->do_part(p.index);
     p.of->end_part();
   }
-  return true;
+  return b.next.load(std::memory_order_relaxed) < b.parts.size();
 }
 
 }  // namespace lbd::rt
