@@ -56,11 +56,13 @@ struct call_thread::shared {
   }
   static void work(const std::shared_ptr<shared>& s) {
     for (;;) {
+      // Before the look at what was posted: everything that came before the end is seen then.
+      const bool last = s->stopping.load(std::memory_order_acquire);
       if (message* newest = s->posted.exchange(nullptr, std::memory_order_acquire)) {
         run_all(newest);
         continue;
       }
-      if (s->stopping.load(std::memory_order_acquire)) return;
+      if (last) return;
       s->sleep();
     }
   }
