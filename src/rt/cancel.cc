@@ -6,11 +6,6 @@
 
 namespace lbd::rt {
 
-// Sent to every reactor that has a watcher.
-struct cancel_token::news : message {
-  std::shared_ptr<watchers> whom;
-};
-
 void cancel_token::watchers::unlink(watcher& w) noexcept {
   (w.before_ != nullptr ? w.before_->next_ : first) = w.next_;
   if (w.next_ != nullptr) w.next_->before_ = w.before_;
@@ -54,13 +49,9 @@ void cancel_token::cancel() {
       if (std::find(homes.begin(), homes.end(), w->home_) == homes.end()) homes.push_back(w->home_);
   }
   for (reactor* home : homes) {
-    auto* m = new news;
-    m->whom = watchers_;
-    m->run = [](message& posted) {
-      const std::unique_ptr<news> mine(static_cast<news*>(&posted));
-      while (watcher* w = mine->whom->take(reactor::current())) w->run(*w);
-    };
-    home->post(*m);
+    tell(*home, [whom = watchers_] {
+      while (watcher* w = whom->take(reactor::current())) w->run(*w);
+    });
   }
 }
 

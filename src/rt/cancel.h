@@ -59,7 +59,6 @@ class cancel_token {
     void unlink(watcher& w) noexcept;
     watcher* take(const reactor& home) noexcept;
   };
-  struct news;
 
   std::atomic<bool> canceled_{false};
   const std::shared_ptr<watchers> watchers_;

@@ -30,6 +30,16 @@ void reactor::wait_for_outsiders() const noexcept {
   while (outsiders_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
 }
 
+void reactor::drop_posted() noexcept {
+  const scope here(*this);
+  message* m = posted_.exchange(nullptr, std::memory_order_acquire);
+  while (m != nullptr) {
+    message* next = m->next;
+    if (m->drop != nullptr) m->drop(*m);
+    m = next;
+  }
+}
+
 void reactor::stop() noexcept {
   stopping_.store(true, std::memory_order_seq_cst);
   // Always: the reactor may be between its last look at stopping_ and its sleep.

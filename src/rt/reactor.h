@@ -10,6 +10,7 @@
 #include <coroutine>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -22,10 +23,11 @@ namespace lbd::rt {
 class reactor;
 
 // A unit of work posted from any thread; owned by the poster, who keeps it alive until `run` was
-// called (run may free it).
+// called (run may free it), or the runtime has ended. See tell() for work that nobody waits for.
 struct message {
   message* next = nullptr;
   void (*run)(message&) = nullptr;
+  void (*drop)(message&) = nullptr;  // instead, when the runtime ends first; may be left out
 };
 
 // Work for the end of this turn, when all completions at hand have been handled: replies are
@@ -76,6 +78,8 @@ class reactor {
   void post_from_outside(message& m) noexcept;
   // Whoever destroys a reactor calls it first, when no such thread has anything left to post.
   void wait_for_outsiders() const noexcept;
+  // Drops the messages that have not been run. Nobody may run this reactor any more.
+  void drop_posted() noexcept;
 
   void at_turn_end(turn_hook& h) {
     if (h.queued) return;
@@ -149,6 +153,23 @@ class reactor {
   std::set<timer*, sooner> timers_;
   uint64_t timers_started_ = 0;
 };
+
+// Runs `work()` in a later turn of that reactor; nobody waits for it. Any thread that the runtime
+// joins. A runtime that ends before destroys `work` as it is.
+template <class F>
+void tell(reactor& where, F work) {
+  struct note final : message {
+    explicit note(F w) : work(std::move(w)) {}
+    F work;
+  };
+  auto* n = new note(std::move(work));
+  n->run = [](message& m) {
+    const std::unique_ptr<note> mine(static_cast<note*>(&m));
+    mine->work();
+  };
+  n->drop = [](message& m) { delete static_cast<note*>(&m); };
+  where.post(*n);
+}
 
 // Awaitable: resumes at `due_ns` of this reactor's clock.
 class [[nodiscard]] sleep_until {

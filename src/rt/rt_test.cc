@@ -106,6 +106,50 @@ TEST_P(rt_backends, calls_run_on_the_other_reactor_and_come_back) {
   for (int i = 0; i < 2000; ++i) ASSERT_EQ(rt_->run_until(hop(*rt_, 1)), 10u);
 }
 
+task<bool> tell_to(reactor& where, std::string& log, char name) {
+  tell(where, [&log, name] { log += name + std::to_string(reactor::current().index()); });
+  co_return true;
+}
+task<std::string> tell_from_elsewhere(runtime& rt) {
+  std::string told;  // reactor 0's
+  for (char c = 'a'; c < 'e'; ++c) {
+    auto there = [&] { return tell_to(rt.at(0), told, c); };
+    co_await call_on(rt.at(1), there);
+  }
+  co_return told;
+}
+
+TEST_P(rt_backends, what_one_reactor_tells_another_is_done_there_in_order) {
+  EXPECT_EQ(rt_->run_until(tell_from_elsewhere(*rt_)), "a0b0c0d0");
+}
+
+// All in the last turn of a reactor.
+task<bool> tell_at_the_end(std::shared_ptr<int> kept, cancel_token& token) {
+  cancel_token::watcher w;
+  EXPECT_TRUE(token.watch(w));
+  token.cancel();
+  token.unwatch(w);
+  tell(reactor::current(), [kept] { ++*kept; });
+  reactor::current().stop();
+  co_return true;
+}
+task<bool> tell_at_the_end_of(reactor& where, std::shared_ptr<int> kept, cancel_token& token) {
+  auto there = [&] { return tell_at_the_end(kept, token); };
+  co_return co_await call_on(where, there);
+}
+
+TEST_P(rt_backends, what_is_told_too_late_is_destroyed_with_the_runtime) {
+  const auto kept = std::make_shared<int>(0);
+  for (const unsigned where : {2u, 0u}) {
+    cancel_token token;
+    EXPECT_TRUE(rt_->run_until(tell_at_the_end_of(rt_->at(where), kept, token)));
+  }
+  EXPECT_GT(kept.use_count(), 1);
+  rt_.reset();
+  EXPECT_EQ(kept.use_count(), 1);
+  EXPECT_EQ(*kept, 0);
+}
+
 std::string temp_path() {
   std::string name = "/tmp/lbd-rt-test-XXXXXX";
   const int fd = ::mkstemp(name.data());

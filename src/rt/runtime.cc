@@ -58,6 +58,8 @@ runtime::runtime(std::vector<std::unique_ptr<reactor>> reactors) : reactors_(std
 runtime::~runtime() {
   stop();
   for (const auto& r : reactors_) r->wait_for_outsiders();
+  // Here, while those who own messages with the runtime (shared()) are still there.
+  for (const auto& r : reactors_) r->drop_posted();
 }
 
 void runtime::stop() {

@@ -167,7 +167,6 @@ class device_manager {
   // Of the kernel's two kinds of devices, as it numbers them.
   enum class io_kind : unsigned { none = 0, bio = 1, request_based = 2 };
   class context;
-  struct raised;
   class use;
   using entry_ptr = std::shared_ptr<entry>;
 

@@ -89,22 +89,6 @@ std::vector<std::string> split_args(const std::string& text) {
   return words;
 }
 
-// A target's event on its way to reactor 0. Frees itself.
-struct device_manager::raised final : rt::message {
-  raised(std::weak_ptr<device_manager> m, std::weak_ptr<entry> e, std::vector<std::string> v)
-      : manager(std::move(m)), where(std::move(e)), variables(std::move(v)) {
-    run = [](rt::message& posted) {
-      const std::unique_ptr<raised> self(static_cast<raised*>(&posted));
-      const auto to = self->manager.lock();
-      const entry_ptr which = self->where.lock();
-      if (to && which && !which->gone) to->raise_event(*which, std::move(self->variables));
-    };
-  }
-  const std::weak_ptr<device_manager> manager;
-  const std::weak_ptr<entry> where;
-  std::vector<std::string> variables;
-};
-
 // What a constructor sees of its surroundings.
 class device_manager::context final : public block::target_context {
  public:
@@ -158,9 +142,13 @@ class device_manager::context final : public block::target_context {
     return [manager = std::weak_ptr<device_manager>(manager_.self_),
             where = std::weak_ptr<entry>(entry_),
             home = &manager_.runtime_.at(0)](std::vector<std::string> variables) {
-      auto* const told = new raised(manager, where, std::move(variables));
-      if (&rt::reactor::current() == home) return told->run(*told);
-      home->post(*told);
+      auto raise = [manager, where, v = std::move(variables)]() mutable {
+        const auto to = manager.lock();
+        const entry_ptr which = where.lock();
+        if (to && which && !which->gone) to->raise_event(*which, std::move(v));
+      };
+      if (&rt::reactor::current() == home) return raise();
+      rt::tell(*home, std::move(raise));
     };
   }
 

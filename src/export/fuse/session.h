@@ -68,16 +68,7 @@ class session {
   template <class F>
   void at_home(F work) {
     if (&rt::reactor::current() == &home()) return work();
-    struct posted : rt::message {
-      explicit posted(F w) : work(std::move(w)) {}
-      F work;
-    };
-    auto* p = new posted(std::move(work));
-    p->run = [](rt::message& m) {
-      const std::unique_ptr<posted> own(static_cast<posted*>(&m));
-      own->work();
-    };
-    home().post(*p);
+    rt::tell(home(), std::move(work));
   }
 
   // Everything below on the home reactor.

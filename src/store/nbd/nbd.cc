@@ -63,18 +63,8 @@ nbd_device::nbd_device(rt::runtime& rt, const nbd_options& options,
 
 nbd_device::~nbd_device() {
   if (closed_) return;
-  struct goodbye : rt::message {
-    std::shared_ptr<nbd_connection> connection;
-  };
-  for (auto& c : connections_) {
-    auto* m = new goodbye;
-    m->connection = c;
-    m->run = [](rt::message& raw) {
-      const std::unique_ptr<goodbye> mine(static_cast<goodbye*>(&raw));
-      rt::spawn(mine->connection->close());
-    };
-    c->home().post(*m);
-  }
+  for (const auto& c : connections_)
+    rt::tell(c->home(), [connection = c] { rt::spawn(connection->close()); });
 }
 
 task<outcome<std::unique_ptr<nbd_device>>> nbd_device::open(rt::runtime& rt, nbd_options options) {

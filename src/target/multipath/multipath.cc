@@ -215,20 +215,12 @@ void multipath::fail(multipath_path& p) noexcept {
 }
 
 void multipath::tell(const multipath_path& p, const char* action, uint32_t working) const {
-  struct event_message : rt::message {
-    event_sink told;
-    std::vector<std::string> variables;
-  };
-  auto* m = new event_message;
-  m->told = told_;
-  m->variables = {"DM_TARGET=multipath", std::string("DM_ACTION=") + action,
-                  "DM_PATH=" + p.device.number.text(),
-                  "DM_NR_VALID_PATHS=" + std::to_string(working)};
-  m->run = [](rt::message& posted) {
-    const std::unique_ptr<event_message> mine(static_cast<event_message*>(&posted));
-    mine->told(std::move(mine->variables));
-  };
-  home_.post(*m);
+  std::vector<std::string> variables = {"DM_TARGET=multipath", std::string("DM_ACTION=") + action,
+                                        "DM_PATH=" + p.device.number.text(),
+                                        "DM_NR_VALID_PATHS=" + std::to_string(working)};
+  rt::tell(home_, [told = told_, variables = std::move(variables)]() mutable {
+    told(std::move(variables));
+  });
 }
 
 // A path, or why there will be none.

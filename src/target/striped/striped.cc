@@ -218,17 +218,8 @@ class striped final : public block::target, private block::crossing {
   void note(size_t index, errc code) noexcept {
     if (code == errc::ok || code == errc::notsup || code == errc::canceled) return;
     if (stripes_[index]->errors.fetch_add(1) >= errors_told) return;
-    auto* m = new event_message;
-    m->told = told_;
-    m->run = [](rt::message& posted) {
-      const std::unique_ptr<event_message> mine(static_cast<event_message*>(&posted));
-      mine->told({});
-    };
-    home_.post(*m);
+    rt::tell(home_, [told = told_] { told({}); });
   }
-  struct event_message : rt::message {
-    event_sink told;
-  };
 
   const std::vector<std::unique_ptr<stripe>> stripes_;
   const uint32_t chunk_sectors_;
