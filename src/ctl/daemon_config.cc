@@ -348,7 +348,8 @@ class restorer {
     const auto named = [this](const auto& d, const auto& other) { return names(d, other); };
     auto at = std::find_if(left_.begin(), left_.end(),
                            waits_for_no_other([this](const auto& d, const auto& other) {
-                             return names(d, other) || writes_origin_of(d, other);
+                             return names(d, other) ||
+                                    (writes_origin_of(d, other) && !merges_with(d, other));
                            }));
     if (at == left_.end()) at = std::find_if(left_.begin(), left_.end(), waits_for_no_other(named));
     if (at == left_.end()) at = left_.begin();
@@ -383,7 +384,34 @@ class restorer {
     return false;
   }
 
+  // What a device merges into, as text for one source.
+  std::set<std::string> merges_into(const config_device& d) {
+    std::set<std::string> out;
+    const auto lines = parse_table(d.table, false);
+    if (!lines) return out;
+    for (const stack::table_line& l : *lines) {
+      const auto args = stack::split_args(l.args);
+      if (l.type == "snapshot-merge" && !args.empty()) out.insert(source_of(args[0]));
+    }
+    return out;
+  }
+  bool merges_with(const config_device& one, const config_device& other) {
+    const auto mine = merges_into(one), its = merges_into(other);
+    return std::ranges::any_of(mine, [&its](const auto& origin) { return its.contains(origin); });
+  }
+  // Each would change what the other shows, and neither can be first.
+  outcome<void> check_merge(const config_device& device) {
+    for (const config_device& other : from_.devices)
+      if (&other != &device && merges_with(device, other))
+        return failure{errc::busy, "device '" + device.name + "': device '" + other.name +
+                                       "' (line " + std::to_string(other.line) +
+                                       ") merges into the same origin, and only one can at a "
+                                       "time: make the other a snapshot until that is done"};
+    return {};
+  }
+
   rt::task<outcome<void>> make(const config_device& device) {
+    CO_CHECK(check_merge(device));
     for (const config_device* m : missing_) {
       if (names(device, *m))
         co_return failure{errc::nodev, "device '" + device.name + "': " + stands_on(*m).message};

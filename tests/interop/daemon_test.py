@@ -479,6 +479,35 @@ nbd = "unix:no/such/folder"
         self.assertEqual(self.run_lbd("daemon", "--config", config, "--strict", "--log-level", "off").returncode, 1)
         self.assertEqual(self.run_lbd("daemon", "--strict").returncode, 2)
 
+    def test_two_merges_into_one_origin_are_refused(self):
+        for name in ("m1.img", "m2.img"):
+            with open(self.path(name), "wb") as file:
+                file.truncate(MIB)
+        config = self.write('''
+[[device]]
+name = "origin"
+table = "0 2048 snapshot-origin a.img"
+[[device]]
+name = "first"
+table = "0 2048 snapshot-merge a.img m1.img P 8"
+[[device]]
+name = "second"
+table = "0 2048 snapshot-merge ./a.img m2.img P 8"
+[[device]]
+name = "other"
+table = "0 2048 snapshot-merge b.img m2.img P 8"
+''')
+        process = self.start_daemon("--config", config)
+        testing.wait_until(lambda: self.socket in process.output(), "everything was tried")
+        self.assertEqual(self.ok("device", "ls"), "other\t(253:3)\n")
+        told = json.loads(self.ok("info", "--json"))["missing"]
+        same = "merges into the same origin, and only one can at a time"
+        for text, line, why in zip(told, (5, 8, 2), (
+                f"device 'second' (line 8) {same}", f"device 'first' (line 5) {same}",
+                "it writes to the origin of snapshot 'first' (line 5), which is missing"), strict=True):
+            self.assertIn(f"{config}:{line}: ", text)
+            self.assertIn(why, text)
+
 
 class Service(Daemon):
     def test_the_service_manager_is_told_and_hands_over_the_socket(self):
