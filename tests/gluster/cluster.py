@@ -64,10 +64,15 @@ def _run(*argv, timeout_s=60):
 def _settle():
     """What servers write goes to memory that only this namespace sees."""
     _run("mount", "--make-rprivate", "/")
+    groups = pathlib.Path("/var/lib/glusterd/groups")  # comes with the package
+    known = {path.name: path.read_bytes() for path in groups.glob("*")}
     for folder in ("/run", "/var/lib/glusterd", "/var/log/glusterfs"):
         os.makedirs(folder, exist_ok=True)
         _run("mount", "-t", "tmpfs", "tmpfs", folder)
     os.makedirs("/run/gluster", exist_ok=True)
+    groups.mkdir()
+    for name, options in known.items():
+        (groups / name).write_bytes(options)
     _run("ip", "link", "set", "lo", "up")
 
 
@@ -94,6 +99,8 @@ class Host:
             self.state.mkdir(exist_ok=True)
             for name in ("lib", "log", "run"):
                 (self.state / name).mkdir(exist_ok=True)
+            if not (self.state / "lib/groups").exists():
+                shutil.copytree("/var/lib/glusterd/groups", self.state / "lib/groups")
             volfile = self.state / "glusterd.vol"
             volfile.write_text(f"""volume management
   type mgmt/glusterd

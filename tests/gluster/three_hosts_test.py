@@ -2,6 +2,9 @@
 """Images on three real Gluster servers on a bridge: cut cables, dead hosts, quorum, healing."""
 
 import os
+import pathlib
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -39,6 +42,42 @@ class ThreeHosts(one_host_test.Case):
             except OSError:
                 continue
         return out
+
+    def documented_volume(self):
+        """Makes the volume of the guide, as its lines stand there but for folders and addresses."""
+        guide = (testing.SOURCE_DIR / "docs/gluster.md").read_text(encoding="utf-8")
+        lines = re.search(r"```\n(apt-get install glusterfs-server.*?)```", guide, re.DOTALL).group(1).splitlines()
+        self.assertLessEqual(len(lines), 10)
+
+        def real(found):
+            host = self.cluster.hosts[int(found[1]) - 1]
+            return f"{host.address}:{host.bricks}/images-{host.number}" if found[2] else host.address
+
+        for line in lines[1:]:
+            words = shlex.split(re.sub(r"host(\d)(:/data/images)?", real, line), comments=True)
+            words = [word.replace("10.0.0.*", "10.77.2.*") for word in words]
+            if "create" in words:
+                words.append("force")  # the bricks are in the machine's own file system
+            for command in " ".join(words).split("; "):
+                self.assertTrue(command.startswith("gluster "), command)
+                said = self.cluster.gluster(*command.split()[1:])
+        self.volume = "images"
+        online = [line for line in said.splitlines() if re.search(r" Y +\d+ *$", line) and "Self-heal" not in line]
+        self.assertEqual(len(online), 3, said)
+
+    def test_the_documented_volume_heals_what_differs(self):
+        self.documented_volume()
+        size = 64 * one_host_test.MIB
+        server = self.serve("-f", self.make("a.img", str(size)))
+        self.io(server, "write -P 1 0 64M", "flush")
+        self.cluster.kill_bricks(1, self.volume)
+        self.io(server, "write -P 2 10M 64k", "flush")
+        self.cluster.restore_bricks(self.volume)
+        self.assert_bricks_equal("a.img")
+        pid = self.cluster.brick_pids(self.volume)[self.cluster.brick_paths(self.volume)[0]]
+        written = re.search(r"wchar: (\d+)", pathlib.Path(f"/proc/{pid}/io").read_text(encoding="ascii"))
+        self.assertLess(int(written.group(1)), size // 4)
+        self.assertEqual(server.stop(), 0)
 
     def test_a_brick_dies_and_heals(self):
         self.own_volume()

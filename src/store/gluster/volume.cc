@@ -10,6 +10,7 @@
 #include <iterator>
 #include <thread>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "rt/socket.h"
 
@@ -130,16 +131,47 @@ outcome<volume_ptr> connect(const uri::gluster_source& from,
 
 using addresses = std::vector<rt::socket_address>;
 
+// A call of the servers' management program that does nothing: any reply shows that the server
+// works, not only its system. RFC 5531, and Gluster's numbers of its handshake; a record of 40
+// bytes.
+constexpr uint32_t last_record = 0x80000000, handshake_program = 14398633, handshake_version = 2;
+constexpr size_t call_bytes = 40, null_words = 1 + call_bytes / 4;
+constexpr uint32_t null_call[null_words] = {
+    last_record | call_bytes, 1, 0, 2, handshake_program, handshake_version, 0, 0, 0, 0, 0};
+
+task<bool> replies(rt::socket to, uint64_t due_ns) {
+  struct limit : rt::timer {
+    rt::socket* on = nullptr;
+  } late;
+  late.on = &to;
+  late.run = [](rt::timer& t) { static_cast<limit&>(t).on->shutdown(); };
+  rt::reactor::current().start_timer(late, due_ns);
+  std::byte bytes[sizeof null_call];
+  for (size_t i = 0; i < null_words; ++i)
+    base::store_big<uint32_t>(bytes, i * sizeof(uint32_t), null_call[i]);
+  bool replied = false;
+  const auto sent = co_await to.send_all(bytes);
+  if (sent) {
+    std::byte first[1];
+    const auto got = co_await to.recv_all(first);
+    replied = got.has_value();
+  }
+  rt::reactor::current().stop_timer(late);
+  co_return replied;
+}
+
 task<bool> answers(addresses of, uint64_t due_ns) {
   for (const auto& address : of) {
-    const auto connected = co_await rt::socket::connect(address, due_ns);
-    if (connected) co_return true;
+    auto connected = co_await rt::socket::connect(address, due_ns);
+    if (!connected) continue;
+    const bool replied = co_await replies(*std::move(connected), due_ns);
+    if (replied) co_return true;
   }
   co_return false;
 }
 
-// The servers that take a connection now before those that do not. The library asks one after the
-// other, and waits for one that is gone as long as the system does: minutes.
+// The servers that answer now before those that do not. The library asks one after the other, and
+// waits for one that is gone as long as the system does, minutes, and for one that hangs for ever.
 task<uri::gluster_source> living_servers_first(uri::gluster_source from,
                                                rt::blocking_threads& threads) {
   if (from.servers.size() < 2) co_return from;
