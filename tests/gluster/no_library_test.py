@@ -19,6 +19,18 @@ class NoLibrary(testing.Case):
             self.assertIn("libgfapi-that-is-not-there.so", said)
             self.assertIn("install the package libgfapi0", said)
 
+    def test_a_file_that_may_be_meant_as_an_image_there(self):
+        meant = "(for an image on Gluster: gluster://host/vol/a.img)"
+        ends = ("-u", self.path("a.sock"), "--socket", self.path("c.sock"))
+        for name in ("vol@host:a.img", "host:/vol/a.img"):
+            for layers in (("-f", name), ("-r", "-E", name), ("-s", "1M", "-E", name), ("--source", "./" + name)):
+                said = self.run_fail(testing.lbd_binary(), "serve", *ends, *layers).stderr
+                self.assertIn("No such file" if layers[0] == "--source" else meant, said)
+        self.assertFalse(os.path.exists("vol@host:a.img"))
+        # Who says that it is a file here is believed.
+        server = self.serve("-s", "1M", "-E", self.path("vol@host:a.img"))
+        self.assertEqual(server.stop(), 0)
+
     def test_everything_else_works(self):
         server = self.serve("--source", "mem:1M", env=self.without)
         self.assertEqual(server.stop(), 0)
