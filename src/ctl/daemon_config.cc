@@ -346,11 +346,10 @@ class restorer {
       };
     };
     const auto named = [this](const auto& d, const auto& other) { return names(d, other); };
-    auto at = std::find_if(left_.begin(), left_.end(),
-                           waits_for_no_other([this](const auto& d, const auto& other) {
-                             return names(d, other) ||
-                                    (writes_origin_of(d, other) && !merges_with(d, other));
-                           }));
+    auto at = std::find_if(
+        left_.begin(), left_.end(), waits_for_no_other([this](const auto& d, const auto& other) {
+          return names(d, other) || (writes_origin_of(d, other) && !merges_with(d, other));
+        }));
     if (at == left_.end()) at = std::find_if(left_.begin(), left_.end(), waits_for_no_other(named));
     if (at == left_.end()) at = left_.begin();
     const config_device* const next = *at;
