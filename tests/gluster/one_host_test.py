@@ -213,18 +213,19 @@ class OneHost(Case):
         def io(uri, *commands):
             done = self.run_any("qemu-io", "-f", "raw", *[w for c in commands for w in ("-c", c)], uri,
                                 timeout_s=JUDGE_S)
-            return "failed" not in done.stdout + done.stderr and done.returncode == 0
+            said = done.stdout + done.stderr
+            return said if "failed" in said or done.returncode != 0 else ""
 
         for uri in exports:
-            self.assertTrue(io(uri, "write -P 1 0 64k", "flush", "write -P 4 1M 64k"))
+            self.assertEqual(io(uri, "write -P 1 0 64k", "flush", "write -P 4 1M 64k"), "")
         self.cluster.kill_bricks(2, self.volume)
         time.sleep(1)
         for uri in exports:
-            self.assertFalse(io(uri, "write -P 2 0 64k"))
+            self.assertNotEqual(io(uri, "write -P 2 0 64k"), "")
         self.cluster.restore_bricks(self.volume)
         for uri in exports:
-            testing.wait_until(lambda u=uri: io(u, "write -P 3 64k 64k", "flush"), "it works again", 30)
-            self.assertTrue(io(uri, "read -P 3 64k 64k", "read -P 4 1M 64k"))
+            testing.wait_until(lambda u=uri: not io(u, "write -P 3 64k 64k", "flush"), "it works again", 30)
+            self.assertEqual(io(uri, "read -P 3 64k 64k", "read -P 4 1M 64k"), "", server.output())
         self.assertEqual(server.stop(), 0)
         self.assertIn("works again", server.output())
         for name in ("a.img", "change.qcow2"):
