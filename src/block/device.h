@@ -51,7 +51,8 @@ inline constexpr size_t op_count = 6;
 // Request flags.
 inline constexpr uint32_t io_fua = 1u << 0;  // write, write_zeroes, discard: durable when answered
 inline constexpr uint32_t io_no_unmap = 1u << 1;   // write_zeroes: keep the space allocated
-inline constexpr uint32_t io_fast_only = 1u << 2;  // write_zeroes: fail with notsup if it is slow
+inline constexpr uint32_t io_fast_only = 1u << 2;  // write_zeroes: fail with notsup if it is slow;
+                                                   // extents: rather data than ask a server
 inline constexpr uint32_t io_in_turns = 1u << 3;   // write: a long copy gives others their turn
 
 // Set by whoever no longer wants a request's outcome (a vanished client). A device may look at it

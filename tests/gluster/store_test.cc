@@ -309,6 +309,16 @@ TEST_P(gluster_store, every_calls_error_is_told_and_forgotten) {
   EXPECT_EQ(code_of(rt_->run_until(d->extents(0, 512, list, {}))), errc::io);
 }
 
+TEST_P(gluster_store, what_must_be_fast_asks_the_servers_for_no_holes) {
+  const auto d = open();
+  fake().rule("lseek fail 5");
+  block::extent_list list;
+  block::io_opts fast;
+  fast.flags = block::io_fast_only;
+  ASSERT_TRUE(rt_->run_until(d->extents(0, 4096, list, fast)));
+  EXPECT_EQ(list.runs().front(), (block::extent{4096, false, false}));
+}
+
 TEST_P(gluster_store, what_servers_cannot_do_is_done_otherwise) {
   fake().rule("discard fail 95");
   fake().rule("zerofill fail 95");

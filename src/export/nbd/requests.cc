@@ -87,8 +87,11 @@ task<void> transmission::read_runs(request_slot& s, bool look_for_holes) {
   const uint32_t length = s.request.length;
   block::extent_list found;
   if (look_for_holes) {
-    // Asked where the walk led to: what is zero there is zero for the client.
-    const auto told = co_await s.at.device->extents(s.at.offset, length, found, options_of(s));
+    // Asked where the walk led to: what is zero there is zero for the client. A server would be
+    // asked for longer than its zeros take.
+    block::io_opts io = options_of(s);
+    io.flags |= block::io_fast_only;
+    const auto told = co_await s.at.device->extents(s.at.offset, length, found, io);
     if (!told) co_return failed_read(s, told.error().code);
   }
   const auto runs = reply_runs_of(found, length);

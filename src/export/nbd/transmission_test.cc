@@ -212,6 +212,9 @@ TEST_F(one_client, reads_leave_out_what_the_device_knows_to_be_zero) {
   const answer zeros = client_->call(command::read, 120'000, 4096);
   EXPECT_EQ(zeros.holes, 1u);
   EXPECT_EQ(zeros.chunks, 1u);
+  // Nothing but the question, which must not take longer than reading.
+  EXPECT_EQ(client_->call(command::read, 100'000, 100'000).holes, 1u);
+  EXPECT_EQ(disk_.last_flags & block::io_fast_only, block::io_fast_only);
 }
 
 TEST_F(one_client, block_status_tells_extents) {

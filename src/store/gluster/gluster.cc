@@ -138,7 +138,9 @@ task<outcome<std::unique_ptr<gluster_device>>> gluster_device::make(rt::runtime&
 task<void> gluster_device::close() { return image().close(); }
 
 task<result<void>> gluster_device::extents(uint64_t offset, uint64_t length,
-                                           block::extent_list& out, block::io_opts) {
+                                           block::extent_list& out, block::io_opts io) {
+  if ((io.flags & block::io_fast_only) != 0)
+    co_return co_await block_device::extents(offset, length, out, io);
   const uint64_t end = offset + length;
   while (offset < end && !out.full()) {
     if (offset >= end_bytes()) {

@@ -220,6 +220,11 @@ TEST_F(nbd_interop, extents_of_nbdkit_and_qemu) {
   const std::vector<extent> expected = {
       {mib - 512, true, true}, {mib, false, false}, {2 * mib, true, true}};
   EXPECT_EQ(out.runs(), expected);
+  block::extent_list fast;
+  block::io_opts at_once;
+  at_once.flags = block::io_fast_only;
+  ASSERT_TRUE(rt_->run_until(device_->extents(512, 4 * mib - 512, fast, at_once)));
+  EXPECT_EQ(fast.runs(), (std::vector<extent>{{4 * mib - 512, false, false}}));
   close();
 
   make_file("disk", 4 * mib);

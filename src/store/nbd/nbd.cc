@@ -244,10 +244,8 @@ task<result<void>> nbd_device::read(uint64_t offset, segments to, block::io_opts
 task<result<void>> nbd_device::extents(uint64_t offset, uint64_t length, block::extent_list& out,
                                        block::io_opts io) {
   CO_CHECK(block::check_range(limits_, offset, length));
-  if (!session().allocation_context) {
-    out.append({length, false, false});
-    co_return result<void>{};
-  }
+  if (!session().allocation_context || (io.flags & block::io_fast_only) != 0)
+    co_return co_await block_device::extents(offset, length, out, io);
   const uint64_t begin = base::round_down(offset, block_);
   const uint64_t end = base::round_up(offset + std::min(length, longest_range), block_);
   nbd_call call(nbd::command::block_status, 0, begin, static_cast<uint32_t>(end - begin), io);
