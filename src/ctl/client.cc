@@ -113,7 +113,8 @@ rt::task<answer> exchange_lines(exchange& e) {
   co_return answered;
 }
 
-rt::task<base::outcome<void>> exchange_stream(exchange& e, const take_line& take) {
+rt::task<base::outcome<void>> exchange_stream(exchange& e, const std::function<void()>& accepted,
+                                              const take_line& take) {
   CO_TRY(rt::socket s, co_await connect_and_ask(e));
   line_reader lines(s, e);
   while (true) {
@@ -122,8 +123,9 @@ rt::task<base::outcome<void>> exchange_stream(exchange& e, const take_line& take
     if (!line) co_return line.error();
     const auto message = nlohmann::json::parse(*line, nullptr, false);
     if (!message.contains("method")) {
-      const auto accepted = to_answer(*line, e);
-      if (!accepted) co_return accepted.error();
+      const auto answered = to_answer(*line, e);
+      if (!answered) co_return answered.error();
+      accepted();
       continue;
     }
     const auto taken = take(message);
@@ -158,10 +160,11 @@ answer call_server(const client_target& to, const std::string& method, const nlo
 }
 
 base::outcome<void> follow_server(const client_target& to, const std::string& method,
-                                  const nlohmann::json& params, const take_line& take) {
+                                  const nlohmann::json& params,
+                                  const std::function<void()>& accepted, const take_line& take) {
   TRY(exchange e, make_exchange(to, method, params));
   TRY(const auto runtime, client_runtime());
-  return runtime->run_until(exchange_stream(e, take));
+  return runtime->run_until(exchange_stream(e, accepted, take));
 }
 
 }  // namespace lbd::ctl

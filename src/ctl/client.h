@@ -24,10 +24,11 @@ base::outcome<std::shared_ptr<const nlohmann::json>> call_server(const client_ta
                                                                  after_answer then,
                                                                  uint64_t limit_ms);
 
-// Sends `method`, and gives every notification that comes to `take`, until that fails or the server
-// closes the connection.
+// Sends `method`; calls `accepted` when the server has agreed, and gives every notification that
+// comes to `take`, until that fails or the server closes the connection.
 using take_line = std::function<base::outcome<void>(const nlohmann::json& notification)>;
 base::outcome<void> follow_server(const client_target& to, const std::string& method,
-                                  const nlohmann::json& params, const take_line& take);
+                                  const nlohmann::json& params,
+                                  const std::function<void()>& accepted, const take_line& take);
 
 }  // namespace lbd::ctl

@@ -67,12 +67,16 @@ int run_shutdown(const shutdown_command& what) {
 int run_monitor(const monitor_command& what) {
   const auto path = find_daemon_socket(what.to.socket);
   if (!path) return fail("monitor", path.error());
-  if (!what.json)
-    print("monitor will print the received events for:\nKERNEL - the kernel uevent\n\n");
+  // Whoever reads it knows that no event is missed from here on.
+  const auto listens = [&what] {
+    if (!what.json)
+      print("monitor will print the received events for:\nKERNEL - the kernel uevent\n\n");
+  };
   const take_line take = [&what](const nlohmann::json& told) {
     return show_event(told, what.json);
   };
-  const auto done = follow_server({*path}, "events.subscribe", nlohmann::json::object(), take);
+  const auto done =
+      follow_server({*path}, "events.subscribe", nlohmann::json::object(), listens, take);
   if (!done) return fail("monitor", done.error());
   return exit_ok;
 }

@@ -185,11 +185,11 @@ class Devices(Daemon):
         waiter = self.start_process([self.lbd, "device", "wait", "d"])
         time.sleep(0.2)
         self.assertTrue(waiter.running())
-        self.ok("device", "rename", "d", "e")
+        self.ok("device", "rename", "d", "--set-uuid", "U")  # a waiter that comes only now hears of it, too
         self.assertEqual(waiter.wait(), 0)
         for _ in range(20):
             link, _ = self.connect()
-            link.sendall(b'{"jsonrpc":"2.0","id":1,"method":"device.wait","params":{"name":"e","event_number":1}}\n')
+            link.sendall(b'{"jsonrpc":"2.0","id":1,"method":"device.wait","params":{"name":"d","event_number":1}}\n')
             link.close()
         self.assertEqual(self.ok("shutdown"), "", "a shutdown does not wait for waiters")
 
@@ -220,7 +220,6 @@ class Events(Daemon):
         self.start_daemon()
         monitor = self.start_process([self.lbd, "monitor"])
         testing.wait_until(lambda: "KERNEL - " in monitor.output(), "the monitor listens")
-        time.sleep(0.1)
         self.ok("device", "create", "d", "-u", "U", "--table", "0 8 linear a.img 0")
         self.ok("device", "load", "d", "--table", "0 16 linear a.img 0")
         self.ok("device", "resume", "d")
@@ -359,6 +358,7 @@ class Exports(Daemon):
         with open(self.path("data"), "wb") as file:
             file.write(b"x" * MIB)
         writer = self.start_process(["nbdcopy", self.path("data"), self.uri()])
+        testing.wait_until(lambda: ", 0 clients" not in self.ok("export", "--list"), "the writer is there")
         time.sleep(0.3)
         self.assertTrue(writer.running())
         self.ok("shutdown")

@@ -12,7 +12,7 @@ import mapped
 import transcripts
 
 # What devices tell, in a file that is read after each command.
-WATCH = "lbd monitor >>{events} 2>&1 & watcher=$!; while ! grep -q KERNEL {events}; do sleep 0.02; done; sleep 0.2"
+WATCH = "lbd monitor >>{events} 2>&1 & watcher=$!; while ! grep -q KERNEL {events}; do sleep 0.02; done"
 EVENTS = "sleep 0.05; printf '\\005'; cat {events}; : >{events}; printf '\\005'"
 
 

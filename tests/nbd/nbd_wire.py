@@ -5,8 +5,10 @@ Nothing is checked for the caller's convenience except what every reply must sat
 of chunks); names and numbers are those of the NBD protocol document.
 """
 
+import fcntl
 import socket
 import struct
+import termios
 import time
 import urllib.parse
 
@@ -142,6 +144,12 @@ class Client:
 
     def close(self):
         self.sock.close()
+
+    def wait_read(self, patience_s=10):
+        """Waits until the server has read all that was sent (what it has not read counts at a Unix socket only)."""
+        limit = time.monotonic() + patience_s
+        while struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)))[0] and time.monotonic() < limit:
+            time.sleep(0.01)
 
     def reset(self):
         """Closes as a killed client on TCP does: with RST, not FIN."""

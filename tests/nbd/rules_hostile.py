@@ -293,6 +293,7 @@ def rule_36_shutdown_answers_what_it_received(t):
         data = pattern(36, MIB)
         for i in range(24):
             c.request(nbd.CMD_WRITE, i * MIB, MIB, 0, i, data)
+        c.wait_read()
         time.sleep(0.2)
         server.process.signal(signal.SIGTERM)
         got = []
