@@ -70,10 +70,11 @@ task<outcome<open_layer>> make_gluster_change_file(rt::runtime& runtime, std::st
   rt::open_options how;
   how.writable = how.create = how.exclusive = true;
   CO_TRY(auto opened, co_await store::open_gluster_file(runtime, from, how));
+  const uint64_t inode = opened->info().inode;
   store::opened_gluster_file files(std::move(opened));
   auto file = co_await store::change_file::create(files, text, what);
   if (!file) {
-    (void)co_await remove_image(runtime, text);  // the first failure is the one to tell
+    co_await store::remove_made_gluster_image(runtime, from, inode);
     co_return file.error();
   }
   co_return as_change_layer(from, "expandable", true, *std::move(file));

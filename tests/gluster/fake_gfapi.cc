@@ -35,6 +35,7 @@ struct fake_lock {
 };
 
 struct fake_file {
+  ino_t inode = 0;
   std::string now, durable;
   std::vector<fake_lock> locks;
 };
@@ -85,6 +86,7 @@ struct state {
   bool reorder = false;
   uint64_t in_flight = 0, most_in_flight = 0, draws = 1, connections = 0;
   bool workers = false;
+  ino_t inodes = 0;
 };
 
 // Lives as long as the process: threads of callers may come late.
@@ -96,6 +98,22 @@ state& the() {
 std::string key(const std::string& volume, const char* path) {
   while (*path == '/') ++path;
   return volume + ":" + path;
+}
+
+// REQUIRES: locked.
+std::shared_ptr<fake_file> new_file() {
+  auto file = std::make_shared<fake_file>();
+  file->inode = ++the().inodes;
+  return file;
+}
+
+// REQUIRES: locked.
+void describe(const fake_file& file, struct stat& to) {
+  to = {};
+  to.st_mode = S_IFREG | 0644;
+  to.st_ino = file.inode;
+  to.st_size = static_cast<off_t>(file.now.size());
+  to.st_blocks = to.st_size / 512;
 }
 
 // REQUIRES: locked.
@@ -287,7 +305,7 @@ glfs_fd* glfs_creat(glfs* fs, const char* path, int flags, mode_t) {
     errno = EEXIST;
     return nullptr;
   }
-  if (slot == nullptr) slot = std::make_shared<fake_file>();
+  if (slot == nullptr) slot = new_file();
   auto* fd = new glfs_fd;
   fd->fs = fs;
   fd->file = slot;
@@ -346,10 +364,7 @@ int glfs_close(glfs_fd* fd) {
 int glfs_fstat(glfs_fd* fd, struct stat* to) {
   if (refused("fstat")) return -1;
   const std::lock_guard lock(the().mutex);
-  *to = {};
-  to->st_mode = S_IFREG | 0644;
-  to->st_size = static_cast<off_t>(fd->file->now.size());
-  to->st_blocks = to->st_size / 512;
+  describe(*fd->file, *to);
   return 0;
 }
 
@@ -363,10 +378,7 @@ int stat_by_path(glfs* fs, const char* path, struct stat* to) {
     errno = ENOENT;
     return -1;
   }
-  *to = {};
-  to->st_mode = S_IFREG | 0644;
-  to->st_size = static_cast<off_t>(found->second->now.size());
-  to->st_blocks = to->st_size / 512;
+  describe(*found->second, *to);
   return 0;
 }
 
@@ -551,7 +563,7 @@ void fake_crash() {
 
 void fake_put(const char* volume, const char* path, const void* bytes, size_t length) {
   const std::lock_guard lock(the().mutex);
-  auto file = std::make_shared<fake_file>();
+  auto file = new_file();
   file->now.assign(static_cast<const char*>(bytes), length);
   file->durable = file->now;
   the().files[key(volume, path)] = std::move(file);

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 
+#include "ctl/gluster_layer.h"
 #include "store_fixture.h"
 
 namespace lbd::store {
@@ -42,6 +43,20 @@ TEST_P(gluster_registry, a_writer_without_a_lock_joins_nobody) {
     EXPECT_TRUE(rt_->run_until(sources.close()));
   }
   std::filesystem::remove(path);
+}
+
+TEST_P(gluster_registry, nothing_stays_of_a_change_file_made_in_vain) {
+  for (const char* rule : {"pwritev fail 28", "fdatasync fail 28 skip 1", "ftruncate fail 28"}) {
+    fake().clear_rules();
+    fake().rule(rule);
+    new_change_file what;
+    what.size_bytes = 1 << 20;
+    const auto made =
+        rt_->run_until(ctl::make_gluster_change_file(*rt_, "gluster://h/v/top", what));
+    ASSERT_FALSE(made) << rule;
+    EXPECT_EQ(made.error().code, errc::nospc);
+    EXPECT_EQ(content("v", "top"), "(missing)") << rule;
+  }
 }
 
 }  // namespace

@@ -180,6 +180,56 @@ TEST_P(gluster_store_failures, servers_go_and_come_back) {
   EXPECT_TRUE(rt_->run_until(write(*d, 0, "after!")));
 }
 
+// ---- Images made in vain
+
+// What an attempt to make gluster://h/v/new says.
+errc make(rt::runtime& rt, const std::string& option = "") {
+  const auto made =
+      rt.run_until(gluster_device::make(rt, source("gluster://h/v/new" + option), 4096));
+  return made ? errc::ok : made.error().code;
+}
+
+TEST_P(gluster_store_failures, nothing_stays_of_an_image_made_in_vain) {
+  for (const char* rule :
+       {"fstat fail 28", "posix_lock fail 28", "ftruncate fail 28", "fdatasync fail 28"}) {
+    fake().rule((std::string(rule) + " times 1").c_str());
+    EXPECT_EQ(make(*rt_), errc::nospc) << rule;
+    EXPECT_EQ(content("v", "new"), "(missing)") << rule;
+  }
+  // Others' images are left alone.
+  put("v", "new", 512);
+  EXPECT_EQ(make(*rt_), errc::exist);
+  fake().rule("creat fail 28 times 1");
+  EXPECT_EQ(make(*rt_), errc::nospc);
+  fake().rule("fstat fail 28 times 1");
+  EXPECT_FALSE(rt_->run_until(gluster_device::open(*rt_, source("gluster://h/v/new"), true)));
+  EXPECT_EQ(content("v", "new").size(), 512u);
+}
+
+TEST_P(gluster_store_failures, an_image_that_is_made_too_late_is_removed) {
+  fake().rule("creat hold times 1");
+  EXPECT_EQ(make(*rt_, "?timeout=1"), errc::timed_out);
+  fake().release();
+  for (int i = 0; i < 5000 && fake().count("unlink") == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (int i = 0; i < 5000 && content("v", "new") != "(missing)"; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(content("v", "new"), "(missing)");
+  EXPECT_EQ(make(*rt_), errc::ok);
+}
+
+TEST_P(gluster_store_failures, what_has_taken_the_name_of_an_image_made_in_vain_stays) {
+  uint64_t inode = 0;
+  {
+    const auto made = rt_->run_until(gluster_device::make(*rt_, source("gluster://h/v/new"), 4096));
+    ASSERT_TRUE(made);
+    inode = (*made)->file().info().inode;
+  }
+  put("v", "new", 512);
+  rt_->run_until(remove_made_gluster_image(*rt_, source("gluster://h/v/new"), inode));
+  EXPECT_EQ(content("v", "new").size(), 512u);
+}
+
 // ---- Hanging servers
 
 TEST_P(gluster_store_failures, a_hanging_volume_fails_only_its_own_devices) {

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 
+#include "base/log.h"
 #include "store/gluster/file_core.h"
 #include "store/gluster/lock.h"
 
@@ -83,11 +84,50 @@ class core_file final : public gluster_file {
   rt::lock_kind held_;
 };
 
+// Removes an image that was made in vain, and nothing that has taken its name since: `inode` is the
+// image's, 0 right after it was made. Blocks.
+void remove_made(const gluster_volume& volume, const std::string& path, uint64_t inode) {
+  const gfapi& api = volume.api();
+  errno = 0;
+  if (inode != 0) {
+    struct stat s {};
+    const bool there = api.stat(volume.fs(), path.c_str(), &s) == 0;
+    if (there ? s.st_ino != inode : errno == ENOENT) return;
+  }
+  if (api.unlink(volume.fs(), path.c_str()) == 0 || errno == ENOENT) return;
+  base::log_warn("gluster", "'" + path + "' was made in vain and stays: " +
+                                base::to_string(static_cast<errc>(errno)));
+}
+
+// An image that was made just now; removed again unless somebody keeps it.
+class made_image {
+ public:
+  made_image(std::shared_ptr<gluster_volume> volume, std::string path)
+      : volume_(std::move(volume)), path_(std::move(path)) {}
+  ~made_image() {
+    if (volume_ == nullptr) return;
+    auto work = [volume = volume_, path = path_] { remove_made(*volume, path, 0); };
+    volume_->threads().run(std::move(work));
+  }
+  made_image(const made_image&) = delete;
+  made_image& operator=(const made_image&) = delete;
+  void keep() noexcept { volume_ = nullptr; }
+  void remove() {
+    remove_made(*volume_, path_, 0);
+    keep();
+  }
+
+ private:
+  std::shared_ptr<gluster_volume> volume_;
+  const std::string path_;
+};
+
 // What the blocking part of opening brings.
 struct opened {
   int error = 0;
   std::shared_ptr<gluster_fd> fd;
   struct stat status {};
+  std::unique_ptr<made_image> made;  // where it was
 };
 
 opened open_blocking(const std::shared_ptr<gluster_volume>& volume, const std::string& path,
@@ -101,6 +141,7 @@ opened open_blocking(const std::shared_ptr<gluster_volume>& volume, const std::s
   if (fd == nullptr && options.create && (options.exclusive || errno == ENOENT)) {
     errno = 0;
     fd = api.creat(volume->fs(), path.c_str(), flags | O_CREAT | O_EXCL, new_file_mode);
+    if (fd != nullptr) out.made = std::make_unique<made_image>(volume, path);
   }
   if (fd == nullptr) {
     out.error = errno != 0 ? errno : EIO;
@@ -109,6 +150,7 @@ opened open_blocking(const std::shared_ptr<gluster_volume>& volume, const std::s
   out.fd = std::make_shared<gluster_fd>(volume, fd);
   if (api.fstat(fd, &out.status) != 0) out.error = errno != 0 ? errno : EIO;
   if (out.error == 0 && !S_ISREG(out.status.st_mode)) out.error = EISDIR;
+  if (out.error != 0 && out.made != nullptr) out.made->remove();
   return out;
 }
 
@@ -124,6 +166,23 @@ failure open_failure(const uri::gluster_source& from, const rt::open_options& op
 
 }  // namespace
 
+task<void> remove_made_gluster_image(rt::runtime& runtime, uri::gluster_source image,
+                                     uint64_t inode) {
+  const auto volume = co_await gluster_volumes::get(runtime, image);
+  if (!volume) {
+    base::log_warn("gluster", "'" + uri::to_text(image) +
+                                  "' was made in vain and stays: " + volume.error().message);
+    co_return;
+  }
+  const uint64_t limit_s = image.timeout_s != 0 ? image.timeout_s : open_limit_s;
+  const uint64_t due = rt::reactor::current().now_ns() + limit_s * second_ns;
+  auto work = [volume = *volume, path = image.path, inode] {
+    remove_made(*volume, path, inode);
+    return true;
+  };
+  (void)co_await rt::run_blocking<bool>((*volume)->threads(), std::move(work), due);
+}
+
 task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runtime,
                                                                uri::gluster_source from,
                                                                rt::open_options options,
@@ -136,6 +195,8 @@ task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runt
   auto done = co_await rt::run_blocking<opened>(volume->threads(), std::move(work), due);
   if (!done) co_return open_failure(from, options, ETIMEDOUT);
   if (done->error != 0) co_return open_failure(from, options, done->error);
+  const bool made = done->made != nullptr;
+  if (made) done->made->keep();
   rt::file_info info;
   info.path = uri::to_text(from);
   info.size_bytes = static_cast<uint64_t>(done->status.st_size);
@@ -145,7 +206,10 @@ task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runt
   info.inode = done->status.st_ino;
   rt::lock_kind held = rt::lock_kind::none;
   if (lock == gluster_lock::yes) {
-    CO_TRY(held, co_await lock_gluster_image(volume, done->fd, info, from.path, due));
+    const auto locked = co_await lock_gluster_image(volume, done->fd, info, from.path, due);
+    if (!locked && made) co_await remove_made_gluster_image(runtime, from, info.inode);
+    if (!locked) co_return locked.error();
+    held = *locked;
   }
   auto core =
       std::make_shared<gluster_file_core>(runtime, done->fd, info.path, from.timeout_s * second_ns);

@@ -47,9 +47,15 @@ enum class gluster_lock { no, yes };
 
 // Opens on the calling reactor, which becomes the home of the file's syncs. options.direct is not
 // used. Errors: as the servers say (noent, exist, access ...), timed_out, busy (locked by another
-// program); each names the image and the servers.
+// program); each names the image and the servers. Nothing stays of an image that was made for an
+// opening that failed, also if it comes to be made only when nobody waits any more.
 rt::task<base::outcome<std::unique_ptr<gluster_file>>> open_gluster_file(
     rt::runtime& runtime, uri::gluster_source from, rt::open_options options,
     gluster_lock lock = gluster_lock::yes);
+
+// Removes an image that its maker cannot use, if its name still means it: `inode` is the one of its
+// file_info. Where that fails the log says so.
+rt::task<void> remove_made_gluster_image(rt::runtime& runtime, uri::gluster_source image,
+                                         uint64_t inode);
 
 }  // namespace lbd::store

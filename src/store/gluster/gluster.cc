@@ -131,7 +131,7 @@ task<outcome<std::unique_ptr<gluster_device>>> gluster_device::make(rt::runtime&
   }
   if (sized) co_return std::unique_ptr<gluster_device>(new gluster_device(std::move(file)));
   co_await file->close();
-  (void)co_await remove_gluster_image(runtime, from);  // the first failure is the one to tell
+  co_await remove_made_gluster_image(runtime, from, file->info().inode);
   co_return cannot("size", from, static_cast<int>(sized.error().code));
 }
 
