@@ -189,6 +189,19 @@ class OneHost(Case):
         self.qemu("qemu-img", "check", top)
         self.qemu("qemu-img", "compare", "-f", "raw", "-F", "qcow2", flat, top)
 
+    def test_a_dirty_change_file_is_left_to_qemu(self):
+        image = self.uri("dirty.qcow2")
+        self.qemu("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "8M")
+        self.run_any("qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 3M", "-c", "flush", "-c", "abort", image,
+                     env=self.qemu_env, timeout_s=JUDGE_S)
+        refused = self.run_fail(self.lbd, "serve", "-u", self.path("x"), "-E", image)
+        self.assertIn("is marked dirty", refused.stderr)
+        self.qemu("qemu-img", "check", "-r", "all", image)
+        server = self.serve("-E", image)
+        self.io(server, "read -P 5 1M 3M", "write -P 6 5M 64k", "flush")
+        self.assertEqual(server.stop(), 0)
+        self.qemu("qemu-img", "check", image)
+
     def test_a_brick_dies_and_heals(self):
         self.own_volume()
         uri = self.make("a.img", "64M")

@@ -441,13 +441,13 @@ TEST_P(gluster_store, a_change_file_works_again_when_the_servers_do) {
   ::unlink(path.c_str());
 }
 
-task<outcome<std::unique_ptr<change_file>>> open_change_file(rt::runtime& rt) {
+task<outcome<std::unique_ptr<change_file>>> open_change_file(rt::runtime& rt, bool writable) {
   rt::open_options how;
-  how.writable = true;
+  how.writable = writable;
   CO_TRY(auto file, co_await open_gluster_file(rt, source("gluster://h/v/top"), how));
   opened_gluster_file files(std::move(file));
   change_file_options options;
-  options.writable = true;
+  options.writable = writable;
   co_return co_await change_file::open(files, "top", options);
 }
 
@@ -471,7 +471,7 @@ TEST_P(gluster_store, clusters_that_nobody_names_are_not_given_back) {
   image.replace(at, 2, std::string("\0\1", 2));
   fake().put("v", "top", image.data(), image.size());
   {
-    auto opened = rt_->run_until(open_change_file(*rt_));
+    auto opened = rt_->run_until(open_change_file(*rt_, true));
     ASSERT_TRUE(opened) << opened.error().message;
     ASSERT_TRUE(rt_->run_until((*opened)->close()));
   }
@@ -492,6 +492,27 @@ TEST_P(gluster_store, clusters_that_nobody_names_are_not_given_back) {
   in.read(count.data(), 2);
   EXPECT_EQ(count, std::string(2, '\0'));
   ::unlink(path.c_str());
+}
+
+// The mark says that a QEMU is writing the image, or that it has crashed: rebuilding the refcounts
+// is for the second.
+TEST_P(gluster_store, a_dirty_change_file_is_not_repaired_under_its_writer) {
+  {
+    auto made = rt_->run_until(make_change_file(*rt_));
+    ASSERT_TRUE(made) << made.error().message;
+    ASSERT_TRUE(rt_->run_until(put_cluster(**made, 0, 'a')));
+    ASSERT_TRUE(rt_->run_until((*made)->close()));
+  }
+  std::string image = content("v", "top");
+  image[79] |= 1;  // the incompatible features' lowest byte
+  fake().put("v", "top", image.data(), image.size());
+  const auto refused = rt_->run_until(open_change_file(*rt_, true));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::busy);
+  EXPECT_THAT(refused.error().message, HasSubstr("qemu-img check -r all"));
+  const auto read_only = rt_->run_until(open_change_file(*rt_, false));
+  EXPECT_TRUE(read_only);
+  EXPECT_EQ(content("v", "top"), image);
 }
 
 // ---- Images at rest

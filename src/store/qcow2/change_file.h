@@ -65,9 +65,10 @@ struct new_change_file {
 
 class change_file final : public block::change_layer {
  public:
-  // Errors: of the file system, busy (locked by another program), and whatever makes the image
-  // unusable, with the file's name and the remedy. Opening for writing repairs the refcounts of an
-  // image that another program left dirty, and drops the consistency bit of dirty bitmaps.
+  // Errors: of the file system, busy (locked by another program, or dirty where locks are no
+  // fence), and whatever makes the image unusable, with the file's name and the remedy. Opening for
+  // writing repairs the refcounts of an image that another program left dirty, and drops the
+  // consistency bit of dirty bitmaps.
   static rt::task<base::outcome<std::unique_ptr<change_file>>> open(rt::file_system& files,
                                                                     std::string path,
                                                                     change_file_options options);

@@ -176,6 +176,14 @@ task<outcome<void>> make_writable(rt::file& file, qcow2::header& h) {
                       "is a version 2 image, which is only read; upgrade it with "
                       "'qemu-img amend -o compat=1.1', or put a new change file on top"};
   }
+  const bool dirty = (h.incompatible & qcow2::feature_dirty) != 0;
+  // A QEMU that keeps refcounts lazily marks the image for as long as it writes it.
+  if (dirty && !block::holds_write_lock(file)) {
+    co_return failure{errc::busy,
+                      "is marked dirty: a program is writing it, or ended without closing it, and "
+                      "no lock tells which here; when none does, repair it with 'qemu-img check -r "
+                      "all', or put a new change file on top"};
+  }
   if (h.autoclear != 0) {
     h.autoclear = 0;
     auto done = co_await write_fields(file, h);
@@ -183,7 +191,6 @@ task<outcome<void>> make_writable(rt::file& file, qcow2::header& h) {
   }
   const geometry g = h.shape();
   const uint64_t needed = refcount_table_clusters(g, g.clusters_for(file.info().size_bytes));
-  const bool dirty = (h.incompatible & qcow2::feature_dirty) != 0;
   // A table made by another program may be too short; it grows now, when nobody is waiting.
   const bool too_short = h.refcount_table_clusters < needed;
   if (!dirty && !too_short) co_return co_await give_back_leaks(file, h);
