@@ -63,6 +63,7 @@ struct glfs_fd {
   glfs* fs = nullptr;
   std::shared_ptr<fake_file> file;
   std::string owner;
+  uint64_t translators = 0;  // those that it was opened through
   // Of a folder.
   std::vector<std::string> names;
   size_t next = 0;
@@ -87,6 +88,7 @@ struct state {
   uint64_t in_flight = 0, most_in_flight = 0, draws = 1, connections = 0;
   bool workers = false;
   ino_t inodes = 0;
+  uint64_t translators = 0;
 };
 
 // Lives as long as the process: threads of callers may come late.
@@ -294,6 +296,7 @@ glfs_fd* glfs_open(glfs* fs, const char* path, int) {
   auto* fd = new glfs_fd;
   fd->fs = fs;
   fd->file = found->second;
+  fd->translators = the().translators;
   return fd;
 }
 
@@ -323,6 +326,10 @@ int glfs_posix_lock(glfs_fd* fd, int command, struct flock* l) {
   const std::lock_guard lock(the().mutex);
   if (command != F_SETLK || fd->owner.empty()) {
     errno = EINVAL;
+    return -1;
+  }
+  if (fd->translators != the().translators) {
+    errno = EBADFD;
     return -1;
   }
   const fake_lock wanted{fd->fs, fd->owner, l->l_start, l->l_start + l->l_len, l->l_type};
@@ -559,6 +566,18 @@ void fake_crash() {
     file->now = file->durable;
     file->now.resize(size);
   }
+}
+
+void fake_forget_locks(int with_files) {
+  const std::lock_guard lock(the().mutex);
+  for (auto& [name, file] : the().files) file->locks.clear();
+  if (with_files != 0) ++the().translators;
+}
+
+uint64_t fake_locks(const char* volume, const char* path) {
+  const std::lock_guard lock(the().mutex);
+  const auto found = the().files.find(key(volume, path));
+  return found == the().files.end() ? 0 : found->second->locks.size();
 }
 
 void fake_put(const char* volume, const char* path, const void* bytes, size_t length) {

@@ -30,6 +30,11 @@ void fake_reorder(int on);
 
 // Everything that was not synced is lost.
 void fake_crash();
+// The servers forget all locks. `with_files`: files that are open cannot lock any more, as after
+// the library has changed its translators.
+void fake_forget_locks(int with_files);
+// How many ranges of a file are locked.
+uint64_t fake_locks(const char* volume, const char* path);
 
 void fake_put(const char* volume, const char* path, const void* bytes, size_t length);
 // Copies the file's content; returns its size, or -1 where there is no such file.

@@ -267,6 +267,12 @@ class OneHost(Case):
             return "failed" not in done.stdout + done.stderr
 
         testing.wait_until(works, "the image can be read again", 40)
+
+        def is_locked():
+            return "in use by another" in self.run_any(self.lbd, "image", "resize", "--shrink", uri, "64M").stderr
+
+        # The servers have forgotten it.
+        testing.wait_until(is_locked, "the image is locked again", 20)
         self.assertEqual(server.stop(), 0)
 
     def test_options_and_size_change_under_load(self):

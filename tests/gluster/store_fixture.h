@@ -36,6 +36,8 @@ struct controls {
   decltype(&fake_release) release;
   decltype(&fake_reorder) reorder;
   decltype(&fake_crash) crash;
+  decltype(&fake_forget_locks) forget_locks;
+  decltype(&fake_locks) locks;
   decltype(&fake_put) put;
   decltype(&fake_get) get;
   decltype(&fake_count) count;
@@ -62,6 +64,8 @@ inline const controls& fake() {
     find(library, out.release, "fake_release");
     find(library, out.reorder, "fake_reorder");
     find(library, out.crash, "fake_crash");
+    find(library, out.forget_locks, "fake_forget_locks");
+    find(library, out.locks, "fake_locks");
     find(library, out.put, "fake_put");
     find(library, out.get, "fake_get");
     find(library, out.count, "fake_count");

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <span>
 
@@ -166,6 +167,68 @@ TEST_P(gluster_store, an_image_in_use_grows_and_does_not_shrink) {
   ASSERT_FALSE(shrunk);
   EXPECT_THAT(shrunk.error().message, HasSubstr("in use by another program"));
   EXPECT_EQ(content("v", "a").size(), 2u << 20);
+}
+
+task<bool> renew_locks(rt::runtime& rt) {
+  rt.shared<gluster_volumes>().renew_locks();
+  co_return true;
+}
+
+bool comes_true(const std::function<bool()>& what) {
+  for (int i = 0; i < 5000 && !what(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return what();
+}
+
+TEST_P(gluster_store, locks_that_were_forgotten_are_taken_again) {
+  for (const bool writable : {true, false})
+    for (const int with_files : {0, 1, 1}) {
+      const auto d = open("gluster://h/v/a", writable);
+      fake().forget_locks(with_files);
+      EXPECT_EQ(fake().locks("v", "a"), 0u);
+      EXPECT_TRUE(comes_true([this] {
+        rt_->run_until(renew_locks(*rt_));
+        return fake().locks("v", "a") == 1;
+      }));
+    }
+}
+
+TEST_P(gluster_store, a_lock_that_others_took_meanwhile_is_taken_when_they_are_gone) {
+  const auto d = open();
+  fake().forget_locks(1);
+  auto thief = open("gluster://other/v/a");
+  EXPECT_TRUE(comes_true([this] {
+    rt_->run_until(renew_locks(*rt_));
+    return fake().count("posix_lock") > 5;
+  }));
+  ASSERT_TRUE(rt_->run_until(write(*d, 0, "x")));
+  rt_->run_until(thief->close());
+  EXPECT_TRUE(comes_true([this] {
+    rt_->run_until(renew_locks(*rt_));
+    return fake().locks("v", "a") == 1;
+  }));
+  EXPECT_THAT(refusal(*rt_, "gluster://other/v/a", false), HasSubstr("is open for writing in"));
+}
+
+TEST_P(gluster_store, a_lock_is_not_taken_on_what_has_the_images_name_by_now) {
+  const auto d = open();
+  fake().forget_locks(1);
+  put("v", "a", 512);
+  rt_->run_until(renew_locks(*rt_));
+  ASSERT_TRUE(comes_true([] { return fake().count("fstat") >= 3; }));
+  EXPECT_EQ(refusal(*rt_, "gluster://other/v/a", true), "");
+}
+
+TEST_P(gluster_store, closing_is_safe_while_the_lock_is_asked_for) {
+  for (int i = 0; i < 20; ++i) {
+    const auto d = open();
+    fake().rule("posix_lock delay 5");
+    rt_->run_until(renew_locks(*rt_));
+    block::downgrade_image_lock(d->file());
+    rt_->run_until(d->close());
+    fake().clear_rules();
+    EXPECT_EQ(fake().locks("v", "a"), 0u);
+  }
 }
 
 // ---- Data

@@ -59,7 +59,7 @@ class core_file final : public gluster_file {
     const std::shared_ptr<gluster_fd> fd = core_->fd();
     auto work = [fd] {
       const int rc = fd->api().close(fd->release());
-      if (fd->lock != nullptr) fd->api().close(fd->lock->release());
+      if (fd->lock != nullptr) fd->lock->give_back();
       return rc;
     };
     (void)co_await rt::run_blocking<int>(fd->volume().threads(), std::move(work), due);
@@ -76,8 +76,8 @@ class core_file final : public gluster_file {
   void become_reader() {
     if (held_ != rt::lock_kind::exclusive) return;
     held_ = rt::lock_kind::shared;
-    const std::shared_ptr<gluster_fd> holder = core_->fd()->lock;
-    holder->volume().threads().run([holder] { downgrade_gluster_lock(*holder); });
+    const std::shared_ptr<gluster_image_lock> lock = core_->fd()->lock;
+    lock->volume().threads().run([lock] { lock->become_reader(); });
   }
 
   const std::shared_ptr<gluster_file_core> core_;
@@ -210,6 +210,7 @@ task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runt
     if (!locked && made) co_await remove_made_gluster_image(runtime, from, info.inode);
     if (!locked) co_return locked.error();
     held = *locked;
+    if (held != rt::lock_kind::none) co_await gluster_volumes::keep_locked(runtime, done->fd->lock);
   }
   auto core =
       std::make_shared<gluster_file_core>(runtime, done->fd, info.path, from.timeout_s * second_ns);

@@ -39,31 +39,6 @@ int set_lock(gluster_fd& fd, short type, range on) {
   return errno != 0 ? errno : EIO;
 }
 
-struct attempt {
-  int error = 0;
-  std::shared_ptr<gluster_fd> holder;
-};
-
-attempt try_lock(const std::shared_ptr<gluster_volume>& volume, const std::string& path,
-                 bool writable) {
-  const gfapi& api = volume->api();
-  attempt out;
-  errno = 0;
-  glfs_fd* fd = api.open(volume->fs(), path.c_str(), writable ? O_RDWR : O_RDONLY);
-  if (fd == nullptr) {
-    out.error = errno != 0 ? errno : EIO;
-    return out;
-  }
-  out.holder = std::make_shared<gluster_fd>(volume, fd);
-  // Every open file is an owner of its own.
-  auto owner = reinterpret_cast<uintptr_t>(fd);
-  if (api.fd_set_lkowner(fd, &owner, sizeof owner) != 0)
-    out.error = EOPNOTSUPP;
-  else
-    out.error = set_lock(*out.holder, writable ? F_WRLCK : F_RDLCK, writable ? writers : readers);
-  return out;
-}
-
 // What other errors say is that there are locks, perhaps somebody else's.
 bool servers_have_no_locks(int error) noexcept {
   return error == EOPNOTSUPP || error == ENOSYS || error == ENOLCK;
@@ -82,17 +57,82 @@ failure busy(const std::string& name, bool writable) {
 
 }  // namespace
 
+int gluster_image_lock::ask() {
+  return set_lock(*holder_, info_.writable ? F_WRLCK : F_RDLCK, info_.writable ? writers : readers);
+}
+
+int gluster_image_lock::take_by_new_file() {
+  const gfapi& api = volume_->api();
+  errno = 0;
+  glfs_fd* fd = api.open(volume_->fs(), path_.c_str(), info_.writable ? O_RDWR : O_RDONLY);
+  if (fd == nullptr) return errno != 0 ? errno : EIO;
+  auto file = std::make_shared<gluster_fd>(volume_, fd);
+  struct stat s {};
+  if (api.fstat(fd, &s) != 0) return errno != 0 ? errno : EIO;
+  if (s.st_ino != info_.inode) return ESTALE;  // another image has this name by now
+  // Every open file is an owner of its own.
+  auto owner = reinterpret_cast<uintptr_t>(fd);
+  if (api.fd_set_lkowner(fd, &owner, sizeof owner) != 0) return EOPNOTSUPP;
+  holder_ = std::move(file);
+  return ask();
+}
+
+int gluster_image_lock::take() {
+  const std::lock_guard only(calls_);
+  return take_by_new_file();
+}
+
+void gluster_image_lock::renew() {
+  const std::lock_guard only(calls_);
+  if (holder_ == nullptr) return;  // given back
+  int error = ask();
+  // A file that the library could not move to its new translators.
+  if (error == EBADFD || error == EBADF) error = take_by_new_file();
+  tell(error);
+}
+
+// Servers that are away say nothing about the lock. The lock of a connection that the library is
+// just giving up may be in the way once.
+void gluster_image_lock::tell(int error) {
+  if (error == 0) {
+    if (refused_ > 1) base::log_warn("gluster", info_.path + ": is locked again");
+    refused_ = 0;
+  } else if ((error == EAGAIN || error == EACCES) && ++refused_ == 2) {
+    base::log_error("gluster", info_.path +
+                                   ": its lock was lost, and another program has taken it: stop "
+                                   "one of the two");
+  }
+}
+
+void gluster_image_lock::become_reader() {
+  const std::lock_guard only(calls_);
+  info_.writable = false;
+  if (holder_ == nullptr) return;
+  // What fails is held longer than needed: safe.
+  (void)ask();
+  (void)set_lock(*holder_, F_UNLCK, {writers.first, readers.first});
+  (void)set_lock(*holder_, F_UNLCK, {readers.end, writers.end});
+}
+
+void gluster_image_lock::give_back() {
+  const std::lock_guard only(calls_);
+  if (holder_ == nullptr) return;
+  volume_->api().close(holder_->release());
+  holder_ = nullptr;
+}
+
 task<outcome<lock_kind>> lock_gluster_image(std::shared_ptr<gluster_volume> volume,
                                             std::shared_ptr<gluster_fd> image, rt::file_info info,
                                             std::string path, uint64_t due_ns) {
   const uint64_t patience = rt::reactor::current().now_ns() + patience_ns;
   const bool writable = info.writable;
   for (;;) {
-    auto work = [volume, path, writable] { return try_lock(volume, path, writable); };
-    auto done = co_await rt::run_blocking<attempt>(volume->threads(), std::move(work), due_ns);
-    const int error = done ? done->error : ETIMEDOUT;
+    auto lock = std::make_shared<gluster_image_lock>(volume, info, path);
+    auto work = [lock] { return lock->take(); };
+    const auto done = co_await rt::run_blocking<int>(volume->threads(), std::move(work), due_ns);
+    const int error = done.value_or(ETIMEDOUT);
     if (error == 0) {
-      image->lock = std::move(done->holder);
+      image->lock = std::move(lock);
       co_return writable ? lock_kind::exclusive : lock_kind::shared;
     }
     if (servers_have_no_locks(error)) {
@@ -104,13 +144,6 @@ task<outcome<lock_kind>> lock_gluster_image(std::shared_ptr<gluster_volume> volu
     if (rt::reactor::current().now_ns() >= patience) co_return busy(info.path, writable);
     co_await rt::sleep_for(pause);
   }
-}
-
-void downgrade_gluster_lock(gluster_fd& holder) {
-  // What fails is held longer than needed: safe.
-  (void)set_lock(holder, F_RDLCK, readers);
-  (void)set_lock(holder, F_UNLCK, {writers.first, readers.first});
-  (void)set_lock(holder, F_UNLCK, {readers.end, writers.end});
 }
 
 bool gluster_lock_covers(lock_kind held, uint64_t first, uint64_t count) noexcept {

@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "rt/socket.h"
+#include "store/gluster/lock.h"
 
 namespace lbd::store {
 namespace {
@@ -253,10 +254,45 @@ task<outcome<volume_ptr>> gluster_volumes::get_here(uri::gluster_source from) {
 
 gluster_volumes::gluster_volumes() {
   forget_.owner = this;
-  forget_.run = [](rt::timer& t) { static_cast<forget&>(t).owner->last_used_.reset(); };
+  forget_.run = [](rt::timer& t) { static_cast<alarm&>(t).owner->last_used_.reset(); };
+  renew_.owner = this;
+  renew_.run = [](rt::timer& t) { static_cast<alarm&>(t).owner->renew_locks(); };
 }
 
-gluster_volumes::~gluster_volumes() { home_.stop_timer(forget_); }
+gluster_volumes::~gluster_volumes() {
+  home_.stop_timer(forget_);
+  home_.stop_timer(renew_);
+}
+
+task<void> gluster_volumes::keep_locked(rt::runtime& runtime,
+                                        std::shared_ptr<gluster_image_lock> lock) {
+  struct here {
+    static task<bool> keep(gluster_volumes& all, std::weak_ptr<gluster_image_lock> one) {
+      all.locks_.push_back(std::move(one));
+      if (!all.renew_.armed) all.home_.start_timer(all.renew_, all.home_.now_ns() + renew_ns);
+      co_return true;
+    }
+  };
+  auto work = [&runtime, &lock] { return here::keep(runtime.shared<gluster_volumes>(), lock); };
+  (void)co_await rt::call_on(runtime.at(0), work);
+}
+
+// One thread of a volume at a time, whatever hangs there.
+void gluster_volumes::renew_locks() {
+  std::erase_if(locks_, [](const auto& lock) { return lock.expired(); });
+  std::map<gluster_volume*, std::vector<std::shared_ptr<gluster_image_lock>>> by_volume;
+  for (const auto& weak : locks_)
+    if (auto lock = weak.lock()) by_volume[&lock->volume()].push_back(std::move(lock));
+  for (auto& [volume, locks] : by_volume) {
+    if (volume->renews_locks.exchange(true)) continue;
+    auto work = [of = volume, all = std::move(locks)] {
+      for (const auto& lock : all) lock->renew();
+      of->renews_locks = false;
+    };
+    volume->threads().run(std::move(work));
+  }
+  if (!locks_.empty()) home_.start_timer(renew_, home_.now_ns() + renew_ns);
+}
 
 void gluster_volumes::keep_a_while(std::shared_ptr<gluster_volume> volume) {
   last_used_ = std::move(volume);

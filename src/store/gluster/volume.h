@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "rt/blocking.h"
@@ -16,6 +17,8 @@
 #include "wire/uri/gluster_uri.h"
 
 namespace lbd::store {
+
+class gluster_image_lock;
 
 // A connection that is up. Any thread. Its end is left to a thread that nobody waits for: the
 // library needs ten seconds.
@@ -33,6 +36,9 @@ class gluster_volume : public std::enable_shared_from_this<gluster_volume> {
   rt::blocking_threads& threads() const noexcept { return *threads_; }
   // Where requests begin: beginning one may block, too, and holds up this volume only.
   rt::call_thread& calls() noexcept { return calls_; }
+
+  // Set while a thread renews locks.
+  std::atomic<bool> renews_locks{false};
 
  private:
   const gfapi& api_;
@@ -61,9 +67,9 @@ class gluster_fd {
 
   // Calls that were given up and have not ended: those that change the file, and reads.
   const std::shared_ptr<std::atomic<uint64_t>> late, late_reads;
-  // Holds the lock of this file while calls may reach it. Not this file itself: the library moves
-  // locks when it changes its translators, and a file whose locks it cannot move is lost.
-  std::shared_ptr<gluster_fd> lock;
+  // Held while calls may reach this file. Not by this file itself: the library moves locks when it
+  // changes its translators, and a file whose locks it cannot move is lost.
+  std::shared_ptr<gluster_image_lock> lock;
 
  private:
   const std::shared_ptr<gluster_volume> volume_;
@@ -84,6 +90,10 @@ class gluster_volumes {
   // the servers; timed_out when the servers say nothing for `timeout=`, a minute without one.
   static rt::task<base::outcome<std::shared_ptr<gluster_volume>>> get(rt::runtime& runtime,
                                                                       uri::gluster_source from);
+  // Renews the lock from time to time as long as it is there. On any reactor.
+  static rt::task<void> keep_locked(rt::runtime& runtime, std::shared_ptr<gluster_image_lock> lock);
+  // All of them now; waits for nothing.
+  void renew_locks();
 
  private:
   struct entry {
@@ -94,15 +104,16 @@ class gluster_volumes {
 
   void keep_a_while(std::shared_ptr<gluster_volume> volume);
 
-  struct forget : rt::timer {
+  struct alarm : rt::timer {
     gluster_volumes* owner = nullptr;
   };
-  static constexpr uint64_t keep_ns = 2'000'000'000;
+  static constexpr uint64_t keep_ns = 2'000'000'000, renew_ns = 5'000'000'000;
 
   rt::reactor& home_ = rt::reactor::current();
   std::map<std::string, entry> entries_;
   std::shared_ptr<gluster_volume> last_used_;
-  forget forget_;
+  std::vector<std::weak_ptr<gluster_image_lock>> locks_;
+  alarm forget_, renew_;
 };
 
 // "10.0.0.1:24007, 10.0.0.2:24007" or the socket's path: for people.
