@@ -358,6 +358,21 @@ TEST_P(gluster_store_failures, answers_come_after_the_device_and_the_runtime_are
   EXPECT_EQ(fake().count("fini"), 1u);
 }
 
+TEST_P(gluster_store_failures, the_lock_is_held_while_a_write_that_was_given_up_may_arrive) {
+  auto d = open("gluster://h/v/a?timeout=1");
+  fake().rule("pwritev hold");
+  EXPECT_EQ(code_of(rt_->run_until(write(*d, 0, "late"))), errc::timed_out);
+  rt_->run_until(d->close());
+  d.reset();
+  EXPECT_EQ(fake().count("close"), 0u);
+  EXPECT_EQ(fake().locks("v", "a"), 1u);
+  fake().release();
+  for (int i = 0; i < 5000 && fake().locks("v", "a") != 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(fake().locks("v", "a"), 0u);
+  EXPECT_EQ(content("v", "a").substr(0, 4), "late");
+}
+
 TEST_P(gluster_store_failures, closing_does_not_wait_for_the_librarys_end) {
   fake().rule("fini delay 3000");
   const auto begin = std::chrono::steady_clock::now();

@@ -55,7 +55,9 @@ class core_file final : public gluster_file {
     const uint64_t due = rt::reactor::current().now_ns() + close_limit_ns;
     while (core_->syncs_by_itself() && rt::reactor::current().now_ns() < due)
       co_await rt::sleep_for(std::chrono::milliseconds(1));
-    if (core_->syncs_by_itself()) co_return;  // its end closes the file
+    // Their end closes the file: a write that was given up may still reach the servers, and nobody
+    // else is to write before that.
+    if (core_->syncs_by_itself() || core_->has_late_calls()) co_return;
     const std::shared_ptr<gluster_fd> fd = core_->fd();
     auto work = [fd] {
       const int rc = fd->api().close(fd->release());

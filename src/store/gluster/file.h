@@ -36,7 +36,8 @@ class gluster_file : public rt::file {
  public:
   // The run that begins at `offset`. REQUIRES: offset < size.
   virtual rt::task<base::result<rt::file_extent>> find_extent(uint64_t offset) = 0;
-  // Closes now and waits for that, 5 s at most. REQUIRES: no request in flight; none follows.
+  // Closes now and waits for that, 5 s at most; what was given up and has not ended closes it in
+  // its own time. REQUIRES: no request in flight; none follows.
   virtual rt::task<void> close() = 0;
 };
 

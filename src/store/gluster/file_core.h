@@ -40,6 +40,8 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::task<base::result<rt::file_extent>> find_extent(uint64_t offset);
   // A sync that nobody asked for is under way.
   bool syncs_by_itself() const noexcept { return background_.load(std::memory_order_acquire); }
+  // Calls that were given up are still with the library.
+  bool has_late_calls() const noexcept { return *fd_->late != 0 || *fd_->late_reads != 0; }
   const std::shared_ptr<gluster_fd>& fd() const noexcept { return fd_; }
 
  private:
