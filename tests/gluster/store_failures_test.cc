@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Servers that fail, lose what they have answered, hang, and come back.
+#include <algorithm>
 #include <cstring>
 
 #include "store/gluster/volume.h"
@@ -178,6 +179,28 @@ TEST_P(gluster_store_failures, servers_go_and_come_back) {
   EXPECT_EQ(rt_->run_until(read(*d, 0, 6)), "before");
   EXPECT_TRUE(rt_->run_until(d->flush({})));
   EXPECT_TRUE(rt_->run_until(write(*d, 0, "after!")));
+}
+
+task<bool> fail_every_other_write(gluster_device& d, unsigned count) {
+  for (unsigned i = 0; i < count; ++i) {
+    (void)co_await write(d, uint64_t{i} * 512, "x");
+    (void)co_await read(d, 0, 1);
+  }
+  co_return true;
+}
+
+TEST_P(gluster_store_failures, the_log_is_not_flooded_where_some_requests_fail) {
+  const auto d = open();
+  for (int i = 0; i < 50; ++i)
+    fake().rule(("pwritev fail 28 times 1 skip " + std::to_string(i)).c_str());
+  base::set_log_level(base::log_level::warn);
+  testing::internal::CaptureStderr();
+  rt_->run_until(fail_every_other_write(*d, 100));
+  const std::string log = testing::internal::GetCapturedStderr();
+  base::set_log_level(base::log_level::off);
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 2) << log;
+  EXPECT_THAT(log, HasSubstr("write failed: No space left on device"));
+  EXPECT_THAT(log, HasSubstr("works again"));
 }
 
 // ---- Images made in vain

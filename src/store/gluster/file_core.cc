@@ -19,6 +19,8 @@ namespace {
 using rt::task;
 using kind = gluster_request::kind;
 
+constexpr uint64_t quiet_ns = 10'000'000'000;  // between failures that the log tells
+
 // One call of the library, which may block in the beginning of any (while it changes its
 // translators for new options of the volume). It owns what the library touches where a deadline may
 // pass first; a read without a deadline goes straight to where it is wanted.
@@ -120,14 +122,21 @@ void gluster_file_core::look_for_loss(bool reads, int64_t result) noexcept {
   if (lost) servers_lost_.store(true, std::memory_order_release);
 }
 
-// The first failure of a run of failures is worth a line, and so is their end.
-void gluster_file_core::note(const char* what, int64_t result) noexcept {
+// The first failure of a run of failures is worth a line, and so is their end; but not of many runs
+// in a row, as on a full volume, where some writes fail.
+void gluster_file_core::note(bool reads, const char* what, int64_t result) noexcept {
+  run_of_failures& f = failures_[reads ? 1 : 0];
   if (result >= 0) {
-    if (failing_.load(std::memory_order_relaxed) && failing_.exchange(false))
+    if (f.told.load(std::memory_order_relaxed) && f.told.exchange(false))
       base::log_warn("gluster", name_ + ": works again");
     return;
   }
-  if (result == -EOPNOTSUPP || result == -ENOSYS || failing_.exchange(true)) return;
+  if (result == -EOPNOTSUPP || result == -ENOSYS) return;
+  const uint64_t now = rt::reactor::current().now_ns();
+  const uint64_t before = f.told_ns.load(std::memory_order_relaxed);
+  if (before != 0 && now - before < quiet_ns) return;
+  if (f.told.exchange(true)) return;
+  f.told_ns.store(now, std::memory_order_relaxed);
   base::log_error("gluster", name_ + ": " + what +
                                  " failed: " + base::to_string(static_cast<base::errc>(-result)));
 }
@@ -168,7 +177,7 @@ task<gluster_answer> gluster_file_core::call(gluster_request what) {
     delete c;
   }
   look_for_loss(reads, answer.result);
-  note(name, answer.result);
+  note(reads, name, answer.result);
   co_return answer;
 }
 

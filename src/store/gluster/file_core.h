@@ -66,7 +66,7 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::task<gluster_answer> call(gluster_request what);
   bool too_much_late(bool reads) const noexcept;
   void look_for_loss(bool reads, int64_t result) noexcept;
-  void note(const char* what, int64_t result) noexcept;
+  void note(bool reads, const char* what, int64_t result) noexcept;
   uint64_t due_ns() const noexcept;
 
   rt::runtime& runtime_;
@@ -83,7 +83,12 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   // may be gone, and no sync of theirs would tell.
   std::atomic<bool> servers_lost_{false};
   std::atomic<bool> background_{false};
-  std::atomic<bool> failing_{false};
+  // What the log says of reads [1] and of everything else.
+  struct run_of_failures {
+    std::atomic<bool> told{false};
+    std::atomic<uint64_t> told_ns{0};
+  };
+  run_of_failures failures_[2];
 };
 
 }  // namespace lbd::store
