@@ -69,6 +69,45 @@ TEST_P(gluster_store_failures, what_servers_lost_before_a_request_failed_is_writ
   }
 }
 
+// A reactor whose request has failed, and which is too busy to hear of it for a while.
+task<bool> fail_unheard(gluster_device& d) {
+  struct one {
+    static task<void> run(gluster_device& d) { (void)co_await read(d, 0, 1); }
+  };
+  rt::spawn(one::run(d));
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  co_return true;
+}
+task<bool> flush_meanwhile(gluster_device& d) {
+  while (fake().count("preadv") == 0) co_await rt::sleep_for(std::chrono::milliseconds(1));
+  co_await rt::sleep_for(std::chrono::milliseconds(100));
+  const auto done = co_await d.flush({});
+  co_return done.has_value();
+}
+task<bool> flush_beside(rt::runtime& rt, gluster_device& d) {
+  struct there {
+    static task<bool> run(rt::runtime& rt, gluster_device& d) {
+      auto work = [&d] { return fail_unheard(d); };
+      co_return co_await rt::call_on(rt.at(1), work);
+    }
+  };
+  std::vector<task<bool>> all;
+  all.push_back(there::run(rt, d));
+  all.push_back(flush_meanwhile(d));
+  const auto done = co_await rt::when_all(std::move(all));
+  co_return done[1];
+}
+
+TEST_P(gluster_store_failures, a_sync_knows_of_failures_that_their_reactors_have_not_heard_of) {
+  const auto d = open();
+  ASSERT_TRUE(rt_->run_until(write(*d, 0, "abc")));
+  fake().crash();
+  fake().rule("preadv fail 107 times 1");
+  EXPECT_TRUE(rt_->run_until(flush_beside(*rt_, *d)));
+  fake().crash();
+  EXPECT_EQ(content("v", "a").substr(0, 3), "abc");
+}
+
 TEST_P(gluster_store_failures, writes_fail_when_no_sync_makes_room_for_their_copies) {
   const auto d = open();
   fake().rule("fdatasync fail 5");

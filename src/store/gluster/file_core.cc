@@ -21,6 +21,12 @@ using kind = gluster_request::kind;
 
 constexpr uint64_t quiet_ns = 10'000'000'000;  // between failures that the log tells
 
+bool means_loss(kind what, int64_t result) noexcept {
+  const int64_t e = -result;
+  return e == ENOTCONN || e == ETIMEDOUT || e == EBADFD || e == ESTALE || e == EROFS ||
+         (e == EIO && what != kind::read);
+}
+
 // One call of the library, which may block in the beginning of any (while it changes its
 // translators for new options of the volume). It owns what the library touches where a deadline may
 // pass first; a read without a deadline goes straight to where it is wanted.
@@ -39,8 +45,7 @@ class library_call final : public rt::foreign_call {
   void begin() noexcept override {
     errno = 0;
     if (ask() == 0) return;
-    result = errno != 0 ? -errno : -EIO;
-    finish();
+    ends_with(errno != 0 ? -errno : -EIO);
   }
 
   int ask() noexcept {
@@ -71,9 +76,15 @@ class library_call final : public rt::foreign_call {
   static void ended_there(glfs_fd*, ssize_t ret, glfs_stat*, glfs_stat*, void* data) {
     auto* call = static_cast<library_call*>(data);
     const int error = errno;
-    call->result = ret;
-    if (ret < 0) call->result = error != 0 ? -error : -EIO;
-    call->finish();
+    const int64_t failed = error != 0 ? -error : -EIO;
+    call->ends_with(ret < 0 ? failed : ret);
+  }
+
+  // On whichever thread: a sync that ends after this one knows.
+  void ends_with(int64_t how) noexcept {
+    result = how;
+    if (means_loss(request.what, how)) fd_->servers_lost.store(true, std::memory_order_release);
+    finish();
   }
 
   const std::shared_ptr<gluster_fd> fd_;
@@ -113,13 +124,6 @@ gluster_file_core::gluster_file_core(rt::runtime& runtime, std::shared_ptr<glust
 
 uint64_t gluster_file_core::due_ns() const noexcept {
   return limit_ns_ == 0 ? 0 : rt::reactor::current().now_ns() + limit_ns_;
-}
-
-void gluster_file_core::look_for_loss(bool reads, int64_t result) noexcept {
-  const int64_t e = -result;
-  const bool lost = e == ENOTCONN || e == ETIMEDOUT || e == EBADFD || e == ESTALE || e == EROFS ||
-                    (e == EIO && !reads);
-  if (lost) servers_lost_.store(true, std::memory_order_release);
 }
 
 // The first failure of a run of failures is worth a line, and so is their end; but not of many runs
@@ -169,6 +173,7 @@ task<gluster_answer> gluster_file_core::call(gluster_request what) {
   s.requests.release(1);
   if (!ended) {
     answer.result = -ETIMEDOUT;
+    fd_->servers_lost.store(true, std::memory_order_release);
   } else {
     answer.result = c->result;
     if (reads && due != 0 && answer.result > 0)
@@ -176,7 +181,6 @@ task<gluster_answer> gluster_file_core::call(gluster_request what) {
     answer.bytes = std::move(c->request.bytes);
     delete c;
   }
-  look_for_loss(reads, answer.result);
   note(reads, name, answer.result);
   co_return answer;
 }
@@ -281,7 +285,7 @@ task<int64_t> gluster_file_core::sync() {
 
 task<int64_t> gluster_file_core::sync_here() {
   const auto held = co_await syncing_.lock();
-  if (servers_lost_.exchange(false)) must_write_again_ = true;
+  if (fd_->servers_lost.exchange(false)) must_write_again_ = true;
   if (must_write_again_) {
     const int64_t again = co_await write_again();
     if (again < 0) co_return again;
@@ -291,7 +295,7 @@ task<int64_t> gluster_file_core::sync_here() {
   what.what = kind::sync;
   gluster_answer answer = co_await call(std::move(what));
   // Lost meanwhile: the next one writes again.
-  if (answer.result >= 0 && servers_lost_.load(std::memory_order_acquire)) answer.result = -EIO;
+  if (answer.result >= 0 && fd_->servers_lost.load(std::memory_order_acquire)) answer.result = -EIO;
   if (answer.result < 0) {
     must_write_again_ = true;
     co_return answer.result;

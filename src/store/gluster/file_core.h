@@ -65,7 +65,6 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   // Calls the library and waits, at most the time that requests have.
   rt::task<gluster_answer> call(gluster_request what);
   bool too_much_late(bool reads) const noexcept;
-  void look_for_loss(bool reads, int64_t result) noexcept;
   void note(bool reads, const char* what, int64_t result) noexcept;
   uint64_t due_ns() const noexcept;
 
@@ -79,9 +78,6 @@ class gluster_file_core : public std::enable_shared_from_this<gluster_file_core>
   rt::reactor& home_;  // of what follows
   rt::mutex syncing_, seeking_;
   bool must_write_again_ = false;
-  // Servers were away since the last sync began, perhaps without power: what they answered before
-  // may be gone, and no sync of theirs would tell.
-  std::atomic<bool> servers_lost_{false};
   std::atomic<bool> background_{false};
   // What the log says of reads [1] and of everything else.
   struct run_of_failures {

@@ -67,6 +67,9 @@ class gluster_fd {
 
   // Calls that were given up and have not ended: those that change the file, and reads.
   const std::shared_ptr<std::atomic<uint64_t>> late, late_reads;
+  // Servers were away since the last sync began, perhaps without power: what they answered before
+  // may be gone, and no sync of theirs would tell. Set before anybody hears of it.
+  std::atomic<bool> servers_lost{false};
   // Held while calls may reach this file. Not by this file itself: the library moves locks when it
   // changes its translators, and a file whose locks it cannot move is lost.
   std::shared_ptr<gluster_image_lock> lock;
