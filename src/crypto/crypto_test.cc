@@ -194,6 +194,85 @@ TEST(cipher, aes_xts_agrees_with_openssl_at_every_length) {
   }
 }
 
+std::vector<std::byte> noise(size_t bytes, uint32_t x) {
+  std::vector<std::byte> out(bytes);
+  for (std::byte& b : out) b = static_cast<std::byte>((x = x * 1664525 + 1013904223) >> 24);
+  return out;
+}
+
+struct number_128 {
+  uint64_t low, high;
+};
+
+// Units in one call, whose IVs follow each other or do not, against OpenSSL, which gets each of
+// them.
+TEST(cipher, xts_units_with_any_ivs_agree_with_openssl) {
+  constexpr uint64_t most = UINT64_MAX;
+  constexpr number_128 numbers[] = {
+      {0, 0},           {1, 0},          {2, 0}, {2, 0},          {1, 0},
+      {0xffffffff, 0},  {1ull << 32, 0}, {5, 0}, {0xffffffff, 0}, {0, 0},
+      {most, 0},        {0, 1},          {1, 1}, {most, 1},       {0, 1},
+      {most - 1, most}, {most, most},    {0, 0}, {most, 0},       {0, 0},
+      {7, 0},           {8, 1},          {9, 1}, {11, 1},         {12, 1}};
+  constexpr size_t count = std::size(numbers);
+  std::vector<std::byte> ivs(16 * count);
+  for (size_t i = 0; i < count; ++i) {
+    base::store_little(bytes_span(ivs), i * 16, numbers[i].low);
+    base::store_little(bytes_span(ivs), i * 16 + 8, numbers[i].high);
+  }
+  const auto key = noise(64, 3);
+  const auto ours = cipher::make("aes", cipher_mode::xts, key, 1);
+  ASSERT_TRUE(ours);
+  EVP_CIPHER_CTX* c = EVP_CIPHER_CTX_new();
+  for (const size_t unit : {size_t{16}, size_t{512}, size_t{4096}}) {
+    const auto plain = noise(unit * count, 11);
+    std::vector<std::byte> expected(plain.size()), done(plain.size());
+    for (size_t i = 0; i < count; ++i) {
+      int written = 0;
+      EVP_EncryptInit_ex(c, EVP_aes_256_xts(), nullptr,
+                         reinterpret_cast<const unsigned char*>(key.data()),
+                         reinterpret_cast<const unsigned char*>(ivs.data() + i * 16));
+      EVP_EncryptUpdate(c, reinterpret_cast<unsigned char*>(expected.data() + i * unit), &written,
+                        reinterpret_cast<const unsigned char*>(plain.data() + i * unit),
+                        static_cast<int>(unit));
+    }
+    (*ours)->encrypt(0, ivs, plain, done);
+    EXPECT_TRUE(done == expected) << unit;
+    (*ours)->decrypt(0, ivs, done, done);
+    EXPECT_TRUE(done == plain) << unit;
+  }
+  EVP_CIPHER_CTX_free(c);
+}
+
+TEST(sector_cipher, many_sectors_at_once_are_as_one_after_the_other) {
+  const auto key = noise(64, 4);
+  constexpr uint64_t begins[] = {0, 1024, (uint64_t{1} << 32) - 72, UINT64_MAX - 127};
+  for (const char* text :
+       {"aes-xts-plain", "aes-xts-plain64", "aes-xts-plain64be", "aes-xts-null", "aes-xts-benbi",
+        "aes-cbc-eboiv", "aes-xts-essiv:sha256", "serpent-xts-plain64", "twofish-xts-plain64",
+        "camellia-xts-plain64", "aes-cbc-plain64", "serpent-cbc-plain64"})
+    for (const uint32_t bytes : {512u, 1024u, 4096u})
+      for (const bool large : {false, true}) {
+        const auto spec = parse_cipher_spec(text);
+        const bool is_cbc = spec->mode == "cbc";
+        const sector_cipher::shape shape{bytes, large, 1};
+        const auto cipher =
+            sector_cipher::make(*spec, bytes_view(key).first(is_cbc ? 32 : 64), shape);
+        ASSERT_TRUE(cipher) << text << ": " << cipher.error().message;
+        for (const uint64_t begin : begins) {
+          const auto plain = noise(size_t{128} * 512, 12);
+          std::vector<std::byte> expected(plain.size()), done(plain.size());
+          for (size_t at = 0; at < plain.size(); at += bytes)
+            (*cipher)->encrypt(0, begin + at / 512, bytes_view(plain).subspan(at, bytes),
+                               bytes_span(expected).subspan(at, bytes));
+          (*cipher)->encrypt(0, begin, plain, done);
+          EXPECT_TRUE(done == expected) << text << bytes << large << begin;
+          (*cipher)->decrypt(0, begin, done, done);
+          EXPECT_TRUE(done == plain) << text << bytes << large << begin;
+        }
+      }
+}
+
 TEST(secret, keeps_the_process_from_dumping_core) {
   const std::vector<std::byte> key(32, std::byte{0x5a});
   const secret s{bytes_view(key)};
