@@ -18,6 +18,7 @@ rt::task<base::outcome<std::string>> target::message(std::vector<std::string>) {
   co_return base::failure{errc::inval, text};
 }
 rt::task<void> target::presuspend(bool) { co_return; }
+rt::task<void> target::presuspend_undone() { co_return; }
 rt::task<void> target::postsuspend() { co_return; }
 rt::task<result<void>> target::preresume() { co_return result<void>{}; }
 rt::task<void> target::resumed() { co_return; }

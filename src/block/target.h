@@ -108,6 +108,8 @@ class target : public block_device {
   // with errc::again: the device sends them again when it is resumed), postsuspend (nothing is in
   // flight), preresume (may refuse), resumed.
   virtual rt::task<void> presuspend(bool no_flush);
+  // The suspension was given up before its end: requests go on as before presuspend().
+  virtual rt::task<void> presuspend_undone();
   virtual rt::task<void> postsuspend();
   virtual rt::task<base::result<void>> preresume();
   virtual rt::task<void> resumed();

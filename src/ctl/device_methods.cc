@@ -142,20 +142,24 @@ task<rpc_answer> clear(daemon& d, rpc_call call) {
 // Suspending and resuming take and answer the same.
 using switch_device = task<outcome<stack::device_state>> (stack::device_manager::*)(
     device_key, stack::suspend_options);
-task<rpc_answer> turn(daemon& d, rpc_call call, switch_device change) {
+task<rpc_answer> turn(daemon& d, waiters& all, rpc_call call, switch_device change) {
   rpc_params p(call);
   device_key key = read_key(p);
   stack::suspend_options how;
   how.no_flush = p.flag("no_flush");
   if (const auto fine = p.finish(); !fine) co_return rpc_answer::wrong_params(fine.error());
+  stack::waiting caller;
+  if (all.closed()) caller.cancel();
+  const watch watched(all, caller, *call.from);
+  how.caller = &caller;
   const auto changed = co_await (d.devices().*change)(key, how);
   co_return answer_state(key, changed);
 }
-task<rpc_answer> suspend(daemon& d, rpc_call call) {
-  return turn(d, std::move(call), &stack::device_manager::suspend);
+task<rpc_answer> suspend(daemon& d, waiters& all, rpc_call call) {
+  return turn(d, all, std::move(call), &stack::device_manager::suspend);
 }
-task<rpc_answer> resume(daemon& d, rpc_call call) {
-  return turn(d, std::move(call), &stack::device_manager::resume);
+task<rpc_answer> resume(daemon& d, waiters& all, rpc_call call) {
+  return turn(d, all, std::move(call), &stack::device_manager::resume);
 }
 
 task<rpc_answer> rename(daemon& d, rpc_call call) {
@@ -301,8 +305,6 @@ void add_device_methods(daemon& to) {
   add("device.create", create);
   add("device.load", load_table);
   add("device.clear", clear);
-  add("device.suspend", suspend);
-  add("device.resume", resume);
   add("device.rename", rename);
   add("device.set_uuid", set_uuid);
   add("device.remove", remove);
@@ -317,8 +319,15 @@ void add_device_methods(daemon& to) {
   auto all = std::make_unique<waiters>();
   waiters* const kept = all.get();
   to.add_service(std::move(all));
-  to.methods().add("device.wait",
-                   [&to, kept](rpc_call c) { return wait(to, *kept, std::move(c)); });
+  // Those that may take long.
+  const auto add_long = [&to, kept](const char* name,
+                                    task<rpc_answer> (*method)(daemon&, waiters&, rpc_call)) {
+    to.methods().add(name,
+                     [&to, kept, method](rpc_call c) { return method(to, *kept, std::move(c)); });
+  };
+  add_long("device.suspend", suspend);
+  add_long("device.resume", resume);
+  add_long("device.wait", wait);
 }
 
 }  // namespace lbd::ctl

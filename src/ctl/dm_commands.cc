@@ -71,12 +71,6 @@ outcome<std::vector<std::byte>> told(const dm::request& r, const outcome<device_
   return a.finish();
 }
 
-stack::suspend_options options_of(const dm::header& h) {
-  stack::suspend_options how;
-  how.no_flush = (h.flags & flag::no_flush) != 0;
-  return how;
-}
-
 std::vector<dm::target_line> to_wire(const std::vector<stack::table_line>& lines) {
   std::vector<dm::target_line> out;
   for (const auto& l : lines) out.push_back({l.start_sector, l.length_sectors, l.type, l.args});
@@ -149,7 +143,7 @@ task<dm_commands::result> dm_commands::of_device(dm::request r, dm_caller caller
     case dm::command::remove:
       co_return co_await remove(std::move(r), std::move(key));
     case dm::command::suspend:
-      co_return co_await suspend_or_resume(std::move(r), std::move(key));
+      co_return co_await suspend_or_resume(std::move(r), std::move(key), caller.waiting);
     case dm::command::wait:
       co_return co_await wait(std::move(r), std::move(key), std::move(caller));
     case dm::command::load:
@@ -207,13 +201,17 @@ dm_commands::result dm_commands::rename(const dm::request& r) {
   return a.finish();
 }
 
-task<dm_commands::result> dm_commands::suspend_or_resume(dm::request r, device_key key) {
+task<dm_commands::result> dm_commands::suspend_or_resume(dm::request r, device_key key,
+                                                         stack::waiting* caller) {
+  stack::suspend_options how;
+  how.no_flush = (r.head.flags & flag::no_flush) != 0;
+  how.caller = caller;
   const bool suspend = (r.head.flags & flag::suspended) != 0;
   outcome<device_state> state = no_such_device();
   if (suspend)
-    state = co_await devices_.suspend(std::move(key), options_of(r.head));
+    state = co_await devices_.suspend(std::move(key), how);
   else
-    state = co_await devices_.resume(std::move(key), options_of(r.head));
+    state = co_await devices_.resume(std::move(key), how);
   co_return told(r, state);
 }
 

@@ -60,7 +60,7 @@ class dm_commands {
   rt::task<result> dispatch(dm::request r, dm_caller caller);
   rt::task<result> of_device(dm::request r, dm_caller caller);
   rt::task<result> load(dm::request r, stack::device_key key, dm_caller caller);
-  rt::task<result> suspend_or_resume(dm::request r, stack::device_key key);
+  rt::task<result> suspend_or_resume(dm::request r, stack::device_key key, stack::waiting* caller);
   rt::task<result> remove(dm::request r, stack::device_key key);
   rt::task<result> table_status(dm::request r, stack::device_key key);
   rt::task<result> wait(dm::request r, stack::device_key key, dm_caller caller);

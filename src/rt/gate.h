@@ -37,15 +37,28 @@ class gate {
   }
   void leave() noexcept { leave_slot(slots_[reactor::current().index()]); }
 
-  // Closes on every reactor and waits until nobody is inside. REQUIRES: no other close is under way
+  // Closes on every reactor and waits until nobody is inside. False: give_up() ended the wait, and
+  // somebody still is; the gate is closed all the same. REQUIRES: no other close is under way
   // (callers serialise), and the caller is not inside.
-  task<void> close() {
+  task<bool> close() {
+    const uint64_t round = ++round_;
     for (unsigned i = 0; i < slots_.size(); ++i) {
-      auto work = [this, i] { return close_here(slots_[i]); };
+      auto work = [this, i, round] { return close_here(slots_[i], round); };
       co_await call_on(runtime_.at(i), work);
     }
+    bool empty = true;
     for (unsigned i = 0; i < slots_.size(); ++i) {
       auto work = [this, i] { return drained_here(slots_[i]); };
+      const bool drained = co_await call_on(runtime_.at(i), work);
+      empty = empty && drained;
+    }
+    co_return empty;
+  }
+  // Ends the wait of a close() that is under way. On the reactor of that.
+  task<void> give_up() {
+    const uint64_t round = round_;
+    for (unsigned i = 0; i < slots_.size(); ++i) {
+      auto work = [this, i, round] { return give_up_here(slots_[i], round); };
       co_await call_on(runtime_.at(i), work);
     }
   }
@@ -59,6 +72,7 @@ class gate {
  private:
   struct alignas(64) slot {
     uint64_t inside = 0;
+    uint64_t round = 0;  // of the close that was last
     bool closed = false;
     event drained;
     event opened;
@@ -67,8 +81,9 @@ class gate {
     assert(s.inside != 0);
     if (--s.inside == 0 && s.closed) s.drained.set();
   }
-  static task<bool> close_here(slot& s) {
+  static task<bool> close_here(slot& s, uint64_t round) {
     s.closed = true;
+    s.round = round;
     s.opened.reset();
     s.drained.reset();
     if (s.inside == 0) s.drained.set();
@@ -76,6 +91,10 @@ class gate {
   }
   static task<bool> drained_here(slot& s) {
     co_await s.drained.wait();
+    co_return s.inside == 0;
+  }
+  static task<bool> give_up_here(slot& s, uint64_t round) {
+    if (s.closed && s.round == round) s.drained.set();
     co_return true;
   }
   static task<bool> open_here(slot& s) {
@@ -86,6 +105,7 @@ class gate {
 
   runtime& runtime_;
   std::vector<slot> slots_;
+  uint64_t round_ = 0;  // where close() is called
 };
 
 // Readers of versioned state enter and leave; quiesce() returns when all who were inside at the

@@ -335,9 +335,20 @@ task<result<void>> device::extents(uint64_t offset, uint64_t length, block::exte
 }
 
 task<result<void>> device::suspend(bool flush) {
+  given_up_ = false;
   const auto held = co_await control_.lock();
   if (!suspended_) {
-    co_await gate_.close();
+    bool drained = false;
+    if (!given_up_) {
+      draining_ = true;
+      drained = co_await gate_.close();
+      draining_ = false;
+      if (!drained) co_await gate_.open();
+    }
+    if (!drained) {
+      go_on();
+      co_return io_error{errc::canceled, 0};
+    }
     suspended_ = true;
     regions_.forget_old();
   }
@@ -345,19 +356,28 @@ task<result<void>> device::suspend(bool flush) {
   co_return co_await flush_targets({});
 }
 
+task<void> device::give_up_suspension() {
+  given_up_ = true;
+  if (draining_) co_await gate_.give_up();
+}
+
+void device::go_on() noexcept {
+  keeping_.store(false, std::memory_order_release);
+  kept_go_.set();
+}
+
 task<void> device::resume() {
   const auto held = co_await control_.lock();
   if (!suspended_) co_return;
   suspended_ = false;
   co_await gate_.open();
-  keeping_.store(false, std::memory_order_release);
-  kept_go_.set();
+  go_on();
 }
 
 task<base::outcome<void>> device::replace_table(builder build) {
   const auto held = co_await control_.lock();
   const bool was_suspended = suspended_;
-  if (!was_suspended) co_await gate_.close();
+  if (!was_suspended) (void)co_await gate_.close();
   auto made = co_await build(*live_);
   const uint64_t size_before = limits().size_bytes;
   base::outcome<void> answer;

@@ -257,7 +257,7 @@ task<void> device_manager::destroy(entry_ptr e) {
   if (std::exchange(e->gone, true)) co_return;
   by_name_.erase(e->name);
   // Nobody has it open: what may still be in flight is its own.
-  co_await suspend_locked(e, {});
+  (void)co_await suspend_locked(e, {});
   std::unique_ptr<live_table> last = std::move(e->live);
   co_await e->drop_live();
   co_await close_table(std::move(last));

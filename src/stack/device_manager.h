@@ -71,16 +71,13 @@ struct device_event {
   bool visible = true;
 };
 
-struct suspend_options {
-  bool no_flush = false;
-};
-
-// A wait() that may be given up: by cancel(), or by its owner's end.
+// A wait(), or a suspension's wait for the requests in flight, that may be given up: by cancel().
 class waiting {
  public:
   void cancel() {
     canceled_ = true;
     happened_.set();
+    if (give_up_) give_up_();
   }
   bool is_canceled() const noexcept { return canceled_; }
 
@@ -88,6 +85,13 @@ class waiting {
   friend class device_manager;
   bool canceled_ = false;
   rt::event happened_;
+  std::function<void()> give_up_;  // while something else than an event is waited for
+};
+
+struct suspend_options {
+  bool no_flush = false;
+  // Who wants it, and may give it up as long as requests are in flight; outlives the call.
+  waiting* caller = nullptr;
 };
 
 // Names a device by exactly one of them.
@@ -119,10 +123,11 @@ class device_manager {
   rt::task<base::outcome<device_state>> load(device_key key, std::vector<table_line> lines,
                                              bool read_only, std::string* why = nullptr);
   rt::task<base::outcome<device_state>> clear(device_key key);
+  // Errors: canceled (given up; nothing has changed).
   rt::task<base::outcome<device_state>> suspend(device_key key, suspend_options how);
   // Swaps the inactive table in, if there is one, and lets requests go on. Errors: ELOOP (the
-  // device would stand on itself; nothing has changed), inval (the table does not fit what it
-  // stands on; it is gone, and the device suspended), and what targets say.
+  // device would stand on itself; nothing has changed), canceled (likewise), inval (the table does
+  // not fit what it stands on; it is gone, and the device suspended), and what targets say.
   rt::task<base::outcome<device_state>> resume(device_key key, suspend_options how);
   // Errors: busy when open, unless `deferred`: then it goes with its last user.
   rt::task<base::outcome<void>> remove(device_key key, bool deferred);
@@ -201,7 +206,9 @@ class device_manager {
   rt::task<base::outcome<void>> start_live(entry_ptr e, uint64_t size_before);
   // Whether a device takes writes is up to those below it: after a change of one of them.
   void settle_read_only();
-  rt::task<void> suspend_locked(entry_ptr e, suspend_options how);
+  rt::task<base::outcome<void>> suspend_locked(entry_ptr e, suspend_options how);
+  static rt::task<base::outcome<void>> drain(entry_ptr e, waiting* caller);
+  static rt::task<void> give_up(entry_ptr e);
   rt::task<void> destroy(entry_ptr e);
   rt::task<void> destroy_unused(entry_ptr e);
   void raise_event(entry& e, std::vector<std::string> variables);

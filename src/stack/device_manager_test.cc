@@ -393,6 +393,61 @@ TEST(split_args, cuts_at_blanks_and_takes_quoted_characters) {
   EXPECT_TRUE(split_args("  ").empty());
 }
 
+// A request waits below for a device that is suspended; who wants the one above it suspended, or
+// another table started, gives up.
+TEST_F(manager, a_suspension_can_be_given_up) {
+  ASSERT_TRUE(make("low", {{0, 4096, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(make("top", {{0, 4096, "linear", "/dev/mapper/low 0"}}));
+  ASSERT_TRUE(rt_->run_until(m_.suspend(key("low"), {})));
+  struct parts {
+    static task<void> send(block::block_device& d, int& done) {
+      static std::string text(512, 'x');
+      const iovec v{text.data(), text.size()};
+      const auto r = co_await block::write(d, 0, rt::segments(&v, 1), {});
+      if (r) ++done;
+    }
+    static task<void> turn(device_manager& m, bool suspend, suspend_options how,
+                           std::optional<errc>& code) {
+      outcome<device_state> r = base::failure{errc::inval, ""};
+      if (suspend)
+        r = co_await m.suspend(key("top"), how);
+      else
+        r = co_await m.resume(key("top"), how);
+      code = r ? errc::ok : r.error().code;
+    }
+  };
+  auto opened = *m_.open(key("top"));
+  int written = 0;
+  rt::spawn(parts::send(*opened.device, written));
+  ASSERT_TRUE(load("top", {{0, 4096, "linear", "/dev/vdb 0"}}));
+  for (const bool suspend : {true, false})
+    for (const bool no_flush : {false, true}) {
+      waiting caller;
+      std::optional<errc> code;
+      rt::spawn(parts::turn(m_, suspend, {no_flush, &caller}, code));
+      rt_->run_until(go_round(*rt_));
+      EXPECT_FALSE(code.has_value());
+      caller.cancel();
+      rt_->run_until(go_round(*rt_));
+      EXPECT_EQ(code, errc::canceled);
+      const auto s = *m_.state(key("top"));
+      EXPECT_FALSE(s.suspended);
+      EXPECT_TRUE(s.has_inactive) << "to be started when it can be";
+    }
+  EXPECT_EQ(table("top"), "0 4096 linear 253:0 0\n");
+  waiting gone;
+  gone.cancel();
+  EXPECT_EQ(rt_->run_until(m_.suspend(key("top"), {false, &gone})).error().code, errc::canceled);
+  rt::spawn(parts::send(*opened.device, written));
+  ASSERT_TRUE(resume("low"));
+  while (written != 2) rt_->run_until(go_round(*rt_));
+  ASSERT_TRUE(resume("top"));
+  EXPECT_EQ(table("top"), "0 4096 linear 254:16 0\n");
+  opened.device.reset();
+  rt_->run_until(go_round(*rt_));
+  EXPECT_EQ(rt_->run_until(m_.remove_all(false)), 0u);
+}
+
 TEST_F(manager, a_device_without_a_table_can_be_suspended_but_not_resumed) {
   ASSERT_TRUE(m_.create("d", "", {}));
   EXPECT_FALSE(m_.state(key("d"))->resumed);

@@ -77,7 +77,7 @@ task<result<void>> device::alone(op what, uint64_t offset, uint64_t bytes, const
       gate_.leave();
       continue;
     }
-    co_await gate_.close();
+    (void)co_await gate_.close();
     block::moment begin, end;
     const uint64_t cookie = count_start(what, bytes, begin);
     const auto counted = regions_.begin(what, offset, bytes, begin.ns());

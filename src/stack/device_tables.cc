@@ -398,15 +398,33 @@ task<outcome<device_state>> device_manager::clear(device_key key) {
   co_return state_of(*e);
 }
 
-task<void> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
-  if (e->suspended) co_return;
+task<void> device_manager::give_up(entry_ptr e) { co_await e->core.give_up_suspension(); }
+
+// Until nothing is in flight, or the caller gives up.
+task<outcome<void>> device_manager::drain(entry_ptr e, waiting* caller) {
+  if (caller != nullptr) caller->give_up_ = [e] { rt::spawn(give_up(e)); };
+  const auto drained = co_await e->core.suspend(false);
+  if (caller != nullptr) caller->give_up_ = nullptr;
+  if (!drained) co_return failure{drained.error().code, "the suspension was given up"};
+  co_return outcome<void>{};
+}
+
+task<outcome<void>> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
+  if (e->suspended) co_return outcome<void>{};
+  const auto given_up = [&how] { return how.caller != nullptr && how.caller->canceled_; };
+  outcome<void> done = failure{errc::canceled, "the caller is gone"};
+  if (given_up()) co_return done;
   if (how.no_flush) e->core.keep_given_back();
   if (e->live)
     for (const auto& l : e->live->lines) co_await l.target->presuspend(how.no_flush);
-  (void)co_await e->core.suspend(false);
+  if (!given_up()) done = co_await drain(e, how.caller);
+  if (!done && e->live)
+    for (const auto& l : e->live->lines) co_await l.target->presuspend_undone();
+  if (!done) co_return done;
   if (e->live)
     for (const auto& l : e->live->lines) co_await l.target->postsuspend();
   e->suspended = true;
+  co_return outcome<void>{};
 }
 
 task<outcome<device_state>> device_manager::suspend(device_key key, suspend_options how) {
@@ -414,7 +432,8 @@ task<outcome<device_state>> device_manager::suspend(device_key key, suspend_opti
   if (!found) co_return found.error();
   const entry_ptr e = *std::move(found);
   const auto held = co_await e->control.lock();
-  co_await suspend_locked(e, how);
+  const auto done = co_await suspend_locked(e, how);
+  if (!done) co_return done.error();
   co_return state_of(*e);
 }
 
@@ -434,7 +453,12 @@ task<outcome<void>> device_manager::swap_tables(entry_ptr e, suspend_options how
   CO_CHECK(check_circle(*e, *e->inactive));
   std::unique_ptr<live_table> next = std::move(e->inactive);
   e->coming = next.get();
-  co_await suspend_locked(e, how);
+  const auto suspended = co_await suspend_locked(e, how);
+  if (!suspended) {
+    e->coming = nullptr;
+    e->inactive = std::move(next);
+    co_return suspended;
+  }
   const auto fits = check_limits(*e, *next);
   if (!fits) {
     e->coming = nullptr;
@@ -475,7 +499,8 @@ task<outcome<void>> device_manager::resume_locked(entry_ptr e, suspend_options h
   if (e->inactive) {
     const auto swapped = co_await swap_tables(e, how, old);
     if (!swapped) {
-      base::log_error("device-mapper", swapped.error().message);
+      if (swapped.error().code != errc::canceled)
+        base::log_error("device-mapper", swapped.error().message);
       co_return swapped;
     }
   }

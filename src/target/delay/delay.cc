@@ -119,6 +119,7 @@ class delay final : public block::target {
       co_await rt::call_on(runtime_.at(i), work);
     }
   }
+  task<void> presuspend_undone() override { return resumed(); }
   task<void> resumed() override {
     delaying_.store(true);
     co_return;

@@ -218,6 +218,8 @@ task<void> multipath::presuspend(bool no_flush) {
   co_await wake();
 }
 
+task<void> multipath::presuspend_undone() { return resumed(); }
+
 task<void> multipath::postsuspend() {
   suspended_ = true;
   co_return;

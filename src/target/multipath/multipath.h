@@ -50,6 +50,7 @@ class multipath final : public block::target, private block::crossing {
   std::string measured() const override;
   rt::task<base::outcome<std::string>> message(std::vector<std::string> words) override;
   rt::task<void> presuspend(bool no_flush) override;
+  rt::task<void> presuspend_undone() override;
   rt::task<void> postsuspend() override;
   rt::task<void> resumed() override;
   rt::task<void> closed() override;

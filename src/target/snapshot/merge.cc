@@ -147,6 +147,10 @@ task<void> merge_target::stopped() {
 }
 
 task<void> merge_target::presuspend(bool) { co_await stopped(); }
+task<void> merge_target::presuspend_undone() {
+  started();
+  co_return;
+}
 
 task<void> merge_target::merge_all() {
   while (!stopping_) {

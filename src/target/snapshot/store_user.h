@@ -102,6 +102,7 @@ class merge_target final : public store_user {
   task<result<void>> extents(uint64_t offset, uint64_t length, block::extent_list& out,
                              io_opts io) override;
   task<void> presuspend(bool no_flush) override;
+  task<void> presuspend_undone() override;
 
  protected:
   void started() override;
