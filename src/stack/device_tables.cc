@@ -398,11 +398,16 @@ task<outcome<device_state>> device_manager::clear(device_key key) {
   co_return state_of(*e);
 }
 
-task<void> device_manager::give_up(entry_ptr e) { co_await e->core.give_up_suspension(); }
+// When its wait has begun: the caller may have gone before.
+task<void> device_manager::give_up(entry_ptr e) {
+  co_await rt::yield_now{};
+  co_await e->core.give_up_suspension();
+}
 
 // Until nothing is in flight, or the caller gives up.
 task<outcome<void>> device_manager::drain(entry_ptr e, waiting* caller) {
   if (caller != nullptr) caller->give_up_ = [e] { rt::spawn(give_up(e)); };
+  if (caller != nullptr && caller->canceled_) rt::spawn(give_up(e));
   const auto drained = co_await e->core.suspend(false);
   if (caller != nullptr) caller->give_up_ = nullptr;
   if (!drained) co_return failure{drained.error().code, "the suspension was given up"};
@@ -411,13 +416,12 @@ task<outcome<void>> device_manager::drain(entry_ptr e, waiting* caller) {
 
 task<outcome<void>> device_manager::suspend_locked(entry_ptr e, suspend_options how) {
   if (e->suspended) co_return outcome<void>{};
-  const auto given_up = [&how] { return how.caller != nullptr && how.caller->canceled_; };
-  outcome<void> done = failure{errc::canceled, "the caller is gone"};
-  if (given_up()) co_return done;
+  if (how.caller != nullptr && how.caller->canceled_)
+    co_return failure{errc::canceled, "the caller is gone"};
   if (how.no_flush) e->core.keep_given_back();
   if (e->live)
     for (const auto& l : e->live->lines) co_await l.target->presuspend(how.no_flush);
-  if (!given_up()) done = co_await drain(e, how.caller);
+  const auto done = co_await drain(e, how.caller);
   if (!done && e->live)
     for (const auto& l : e->live->lines) co_await l.target->presuspend_undone();
   if (!done) co_return done;
