@@ -110,11 +110,12 @@ class OneHost(Case):
         listed = self.lbd_json("image", "ls", self.uri(""))
         self.assertIn(("life.img", 32 * MIB), [(i["name"], i["size_bytes"]) for i in listed])
         server = self.serve("-f", uri)
-        self.io(server, "write -P 0x5a 1M 3M", "write -z 2M 1M", "discard 3M 64k", "flush",
-                "read -P 0x5a 1M 1M", "read -P 0 2M 1088k", "read -P 0x5a 3136k 960k")
+        self.io(server, "write -P 0x5a 1M 3M", "write -z 2M 1M", "discard 3M 64k", "flush")
         extents = self.run_ok("nbdinfo", "--map", server.uri).stdout
         self.assertRegex(extents, r"1048576\s+1048576\s+0\s+data")
         self.assertRegex(extents, r"2097152\s+1114112\s+3\s+hole,zero")
+        # Afterwards: what a brick has read of its zeros lies in its page cache, and is data for ext4 then.
+        self.io(server, "read -P 0x5a 1M 1M", "read -P 0 2M 1088k", "read -P 0x5a 3136k 960k")
         begin = time.monotonic()
         self.assertEqual(server.stop(), 0)
         self.assertLess(time.monotonic() - begin, 5)
