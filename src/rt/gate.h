@@ -41,11 +41,7 @@ class gate {
   // somebody still is; the gate is closed all the same. REQUIRES: no other close is under way
   // (callers serialise), and the caller is not inside.
   task<bool> close() {
-    const uint64_t round = ++round_;
-    for (unsigned i = 0; i < slots_.size(); ++i) {
-      auto work = [this, i, round] { return close_here(slots_[i], round); };
-      co_await call_on(runtime_.at(i), work);
-    }
+    co_await hold();
     bool empty = true;
     for (unsigned i = 0; i < slots_.size(); ++i) {
       auto work = [this, i] { return drained_here(slots_[i]); };
@@ -53,6 +49,14 @@ class gate {
       empty = empty && drained;
     }
     co_return empty;
+  }
+  // Closes on every reactor, and waits for nobody. REQUIRES as close().
+  task<void> hold() {
+    const uint64_t round = ++round_;
+    for (unsigned i = 0; i < slots_.size(); ++i) {
+      auto work = [this, i, round] { return close_here(slots_[i], round); };
+      co_await call_on(runtime_.at(i), work);
+    }
   }
   // Ends the wait of a close() that is under way. On the reactor of that.
   task<void> give_up() {

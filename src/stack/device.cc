@@ -339,17 +339,15 @@ task<result<void>> device::suspend(bool flush) {
   const auto held = co_await control_.lock();
   if (!suspended_) {
     bool drained = false;
-    if (!given_up_) {
+    if (given_up_) {
+      co_await gate_.hold();
+    } else {
       draining_ = true;
       drained = co_await gate_.close();
       draining_ = false;
-      if (!drained) co_await gate_.open();
-    }
-    if (!drained) {
-      go_on();
-      co_return io_error{errc::canceled, 0};
     }
     suspended_ = true;
+    if (!drained) co_return io_error{errc::canceled, 0};
     regions_.forget_old();
   }
   if (!flush) co_return result<void>{};
@@ -361,17 +359,13 @@ task<void> device::give_up_suspension() {
   if (draining_) co_await gate_.give_up();
 }
 
-void device::go_on() noexcept {
-  keeping_.store(false, std::memory_order_release);
-  kept_go_.set();
-}
-
 task<void> device::resume() {
   const auto held = co_await control_.lock();
   if (!suspended_) co_return;
   suspended_ = false;
   co_await gate_.open();
-  go_on();
+  keeping_.store(false, std::memory_order_release);
+  kept_go_.set();
 }
 
 task<base::outcome<void>> device::replace_table(builder build) {

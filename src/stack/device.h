@@ -53,7 +53,8 @@ class device final : public block::block_device, private block::crossing {
   // Waits for the requests in flight and holds new ones. With `flush` the targets are flushed while
   // nothing runs; its failure is returned, the device is suspended all the same.
   rt::task<base::result<void>> suspend(bool flush);
-  // Ends a suspend() that waits for requests: it answers canceled, and they go on as before it.
+  // Ends a suspend() that waits for requests: it answers canceled. New ones are held until resume()
+  // all the same, so that targets know before.
   rt::task<void> give_up_suspension();
   // Lets the held requests go on. No-op when not suspended.
   rt::task<void> resume();
@@ -88,8 +89,6 @@ class device final : public block::block_device, private block::crossing {
   // Whether a request that ended so is to be sent again; then it has waited until it can be.
   rt::task<bool> given_back(base::errc code);
   rt::task<bool> resumed_here();
-  // What was given back is sent again, and nothing more is kept.
-  void go_on() noexcept;
   // Returns the cookie for count_end().
   uint64_t count_start(block::op what, uint64_t bytes, block::moment& begin) noexcept;
   void count_end(uint64_t cookie, base::errc code, block::moment& end) noexcept;
@@ -134,7 +133,7 @@ class device final : public block::block_device, private block::crossing {
   region_stats regions_;
   rt::mutex control_;
   bool suspended_ = false;
-  bool draining_ = false, given_up_ = false;  // a suspension waits; is to end without effect
+  bool draining_ = false, given_up_ = false;  // a suspension waits; is to wait no longer
   std::atomic<bool> keeping_{false};          // written on reactor 0
   rt::event kept_go_;                         // reactor 0
   std::function<void(uint64_t)> resized_;

@@ -448,6 +448,59 @@ TEST_F(manager, a_suspension_can_be_given_up) {
   EXPECT_EQ(rt_->run_until(m_.remove_all(false)), 0u);
 }
 
+// A request waits below; what comes while somebody wants the device suspended is held, on either
+// reactor, and finds the target as it was before when that is given up: it waits for a path.
+TEST_F(manager, what_a_suspension_held_that_is_given_up_goes_on_as_before_it) {
+  struct parts {
+    static task<errc> write(block::block_device& to) {
+      const std::vector<std::byte> data(512);
+      const block::segment_list all{base::bytes_view(data)};
+      co_return base::code_of(co_await block::write(to, 0, all.view(), {}));
+    }
+    static task<void> send(rt::reactor& where, block::block_device& to, std::optional<errc>& code) {
+      auto there = [&to] { return write(to); };
+      code = co_await rt::call_on(where, there);
+    }
+    static task<void> suspend(device_manager& m, suspend_options how, std::optional<errc>& code) {
+      device_key top{"top", {}, {}};
+      const auto r = co_await m.suspend(std::move(top), how);
+      code = r ? errc::ok : r.error().code;
+    }
+  };
+  const auto tell = [this](const char* what) {
+    return bool(rt_->run_until(m_.message(key("top"), 0, {what, "/dev/mapper/low"})));
+  };
+  ASSERT_TRUE(make("low", {{0, 64, "linear", "/dev/vda 0"}}));
+  ASSERT_TRUE(make("top", {{0, 64, "multipath",
+                            "3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 "
+                            "/dev/mapper/low 1"}}));
+  auto opened = *m_.open(key("top"));
+  for (const bool no_flush : {false, true}) {
+    ASSERT_TRUE(rt_->run_until(m_.suspend(key("low"), {})));
+    std::optional<errc> below, suspended, held[2];
+    rt::spawn(parts::send(rt_->at(0), *opened.device, below));
+    ASSERT_TRUE(tell("fail_path"));
+    waiting caller;
+    rt::spawn(parts::suspend(m_, {no_flush, &caller}, suspended));
+    rt_->run_until(go_round(*rt_));
+    for (unsigned i : {0u, 1u}) rt::spawn(parts::send(rt_->at(i), *opened.device, held[i]));
+    rt_->run_until(go_round(*rt_));
+    EXPECT_FALSE(below || suspended || held[0] || held[1]);
+    caller.cancel();
+    rt_->run_until(go_round(*rt_));
+    EXPECT_EQ(suspended, errc::canceled);
+    EXPECT_FALSE(held[0]) << static_cast<int>(*held[0]);
+    EXPECT_FALSE(held[1]) << static_cast<int>(*held[1]);
+    ASSERT_TRUE(tell("reinstate_path"));
+    ASSERT_TRUE(resume("low"));
+    while (!below || !held[0] || !held[1]) rt_->run_until(go_round(*rt_));
+    for (const auto& code : {below, held[0], held[1]}) EXPECT_EQ(code, errc::ok);
+  }
+  opened.device.reset();
+  rt_->run_until(go_round(*rt_));
+  EXPECT_EQ(rt_->run_until(m_.remove_all(false)), 0u);
+}
+
 TEST_F(manager, a_device_without_a_table_can_be_suspended_but_not_resumed) {
   ASSERT_TRUE(m_.create("d", "", {}));
   EXPECT_FALSE(m_.state(key("d"))->resumed);

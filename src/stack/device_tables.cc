@@ -422,9 +422,12 @@ task<outcome<void>> device_manager::suspend_locked(entry_ptr e, suspend_options 
   if (e->live)
     for (const auto& l : e->live->lines) co_await l.target->presuspend(how.no_flush);
   const auto done = co_await drain(e, how.caller);
-  if (!done && e->live)
-    for (const auto& l : e->live->lines) co_await l.target->presuspend_undone();
-  if (!done) co_return done;
+  if (!done) {
+    if (e->live)
+      for (const auto& l : e->live->lines) co_await l.target->presuspend_undone();
+    co_await e->core.resume();
+    co_return done;
+  }
   if (e->live)
     for (const auto& l : e->live->lines) co_await l.target->postsuspend();
   e->suspended = true;
