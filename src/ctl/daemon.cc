@@ -116,14 +116,21 @@ rt::task<void> daemon::close_services(outcome<void>& first) {
 // holds back go on, or fail, when the device is resumed.
 rt::task<void> daemon::let_requests_go(const rt::event& until) {
   using namespace std::chrono_literals;
-  while (!until.is_set()) {
-    for (const stack::device_state& s : devices_.list()) {
-      stack::device_key key{s.name, {}, {}};
-      (void)co_await devices_.clear(key);
-      (void)co_await devices_.suspend(key, {});
-      (void)co_await devices_.resume(key, {});
-      if (until.is_set()) break;
+  struct device {
+    static rt::task<bool> let_go(stack::device_manager& all, std::string name) {
+      const stack::device_key key{std::move(name), {}, {}};
+      (void)co_await all.clear(key);
+      (void)co_await all.suspend(key, {});
+      (void)co_await all.resume(key, {});
+      co_return true;
     }
+  };
+  while (!until.is_set()) {
+    // At the same time: what one of them waits for may be held by another.
+    std::vector<rt::task<bool>> all;
+    for (stack::device_state& s : devices_.list())
+      all.push_back(device::let_go(devices_, std::move(s.name)));
+    for (const bool one : co_await rt::when_all(std::move(all))) (void)one;
     for (int i = 0; i < 25 && !until.is_set(); ++i) co_await rt::sleep_for(20ms);
   }
 }

@@ -353,8 +353,17 @@ class Exports(Daemon):
     def test_a_request_that_a_suspended_device_holds_does_not_keep_the_daemon_from_ending(self):
         testing.require("nbdcopy")
         self.ok("device", "create", "d", "--table", "0 2048 linear a.img 0")
+        self.check_end_with_a_held_request("d")
+
+    def test_nor_does_one_that_is_held_below(self):
+        testing.require("nbdcopy")
+        self.ok("device", "create", "low", "--table", "0 2048 linear a.img 0")
+        self.ok("device", "create", "d", "--table", "0 2048 linear low 0")
+        self.check_end_with_a_held_request("low")
+
+    def check_end_with_a_held_request(self, suspended):
         self.ok("export", "d", "--nbd", "unix:d.nbd")
-        self.ok("device", "suspend", "d")
+        self.ok("device", "suspend", suspended)
         with open(self.path("data"), "wb") as file:
             file.write(b"x" * MIB)
         writer = self.start_process(["nbdcopy", self.path("data"), self.uri()])
