@@ -51,6 +51,7 @@ TEST_F(stack_device, segments_are_joined_and_requests_split_between_them) {
 // A device that takes multiples of 4096 bytes only, and aborts on others.
 class strict final : public block::block_device {
  public:
+  strict() { open.set(); }
   const block::limits& limits() const noexcept override { return disk_->limits(); }
   task<result<void>> read(uint64_t offset, rt::segments to, block::io_opts io) override {
     check(offset, block::total_bytes(to));
@@ -58,7 +59,8 @@ class strict final : public block::block_device {
   }
   task<result<void>> write(uint64_t offset, rt::segments from, block::io_opts io) override {
     check(offset, block::total_bytes(from));
-    return disk_->write(offset, from, io);
+    co_await open.wait();
+    co_return co_await disk_->write(offset, from, io);
   }
   task<result<void>> flush(block::io_opts io) override { return disk_->flush(io); }
   task<result<void>> discard(uint64_t offset, uint64_t length, block::io_opts io) override {
@@ -69,6 +71,7 @@ class strict final : public block::block_device {
     check(offset, length);
     return disk_->write_zeroes(offset, length, io);
   }
+  rt::event open;  // writes wait for it; reactor 0
 
  private:
   static void check(uint64_t offset, uint64_t length) {
@@ -196,6 +199,52 @@ TEST_F(stack_device, a_partial_write_waits_while_suspended) {
   for (int i = 0; i < 1000 && !done; ++i) rt_->at(0).turn(1'000'000);
   ASSERT_TRUE(done);
   EXPECT_EQ(read(d, 3, 7), "partial");
+}
+
+// Part of a unit is written alone, and who wants the device suspended then gives up before it is
+// their turn. What comes meanwhile is held until the targets know.
+TEST_F(stack_device, a_suspension_can_be_given_up_before_it_waits_for_requests) {
+  const auto target = std::make_shared<strict>();
+  std::vector<table::segment> lines;
+  lines.push_back({0, 1 << 20, target, 4096});
+  device d(*rt_, "d", *table::make(std::move(lines)));
+  rt::reactor::scope here(rt_->at(0));
+  struct parts {
+    static task<void> write(device& to, uint64_t at, std::optional<result<void>>& done) {
+      static std::string text(4096, 'x');
+      const iovec v{text.data(), at % 4096 == 0 ? 4096u : 7u};
+      done = co_await to.write(at, rt::segments(&v, 1), {});
+    }
+    static task<void> suspend(device& which, std::optional<result<void>>& done) {
+      done = co_await which.suspend(false);
+    }
+  };
+  const auto turns = [this](int most, auto done) {
+    for (int i = 0; i < most && !done(); ++i) rt_->at(0).turn(1'000'000);
+  };
+  const auto never = [] { return false; };
+  std::optional<result<void>> partial, suspended, later;
+  target->open.reset();
+  rt::spawn(parts::write(d, 3, partial));
+  turns(20, never);
+  rt::spawn(parts::suspend(d, suspended));
+  rt_->run_until(d.give_up_suspension());
+  turns(20, never);
+  EXPECT_FALSE(partial || suspended);
+  target->open.set();
+  turns(20'000, [&] { return partial && suspended; });
+  ASSERT_TRUE(partial && suspended);
+  EXPECT_TRUE(*partial);
+  EXPECT_EQ(base::code_of(*suspended), base::errc::canceled);
+  rt::spawn(parts::write(d, 4096, later));
+  turns(20, never);
+  EXPECT_FALSE(later);
+  rt_->run_until(d.resume());
+  turns(20'000, [&] { return later.has_value(); });
+  ASSERT_TRUE(later);
+  EXPECT_TRUE(*later);
+  ASSERT_TRUE(rt_->run_until(d.suspend(false))) << "it is not given up again";
+  rt_->run_until(d.resume());
 }
 
 TEST_F(stack_device, tables_with_gaps_are_refused) {
