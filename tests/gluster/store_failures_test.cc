@@ -69,6 +69,32 @@ TEST_P(gluster_store_failures, what_servers_lost_before_a_request_failed_is_writ
   }
 }
 
+TEST_P(gluster_store_failures, servers_that_were_away_between_two_requests_are_noticed) {
+  const auto d = open();
+  const auto lost = [&d, this](const char* what) {
+    ASSERT_TRUE(rt_->run_until(write(*d, 0, what)));
+    fake().crash();
+    fake().rule((std::string(what) + " fail 107 times 1").c_str());
+  };
+  const auto is_back = [&d, this](const std::string& what) {
+    ASSERT_TRUE(rt_->run_until(d->flush({})));
+    fake().crash();
+    EXPECT_EQ(content("v", "a").substr(0, what.size()), what);
+  };
+  lost("posix_lock");
+  const uint64_t asked = fake().count("posix_lock");
+  // The second one begins when the first has ended.
+  ASSERT_TRUE(comes_true([asked, this] {
+    rt_->run_until(renew_locks(*rt_));
+    return fake().count("posix_lock") >= asked + 2;
+  }));
+  is_back("posix_lock");
+  lost("lseek");
+  block::extent_list found;
+  EXPECT_FALSE(rt_->run_until(d->extents(0, 4096, found, {})));
+  is_back("lseek");
+}
+
 // A reactor whose request has failed, and which is too busy to hear of it for a while.
 task<bool> fail_unheard(gluster_device& d) {
   struct one {

@@ -11,12 +11,14 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 
 #include "base/log.h"
 #include "fake_gfapi.h"
+#include "store/gluster/volume.h"
 
 namespace lbd::store {
 
@@ -152,6 +154,17 @@ inline task<bool> write_much(gluster_device& d, unsigned mebibytes) {
     if (!done) co_return false;
   }
   co_return true;
+}
+
+inline task<bool> renew_locks(rt::runtime& rt) {
+  rt.shared<gluster_volumes>().renew_locks();
+  co_return true;
+}
+
+inline bool comes_true(const std::function<bool()>& what) {
+  for (int i = 0; i < 5000 && !what(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return what();
 }
 
 }  // namespace lbd::store

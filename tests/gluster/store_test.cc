@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <random>
 #include <span>
 
@@ -167,17 +166,6 @@ TEST_P(gluster_store, an_image_in_use_grows_and_does_not_shrink) {
   ASSERT_FALSE(shrunk);
   EXPECT_THAT(shrunk.error().message, HasSubstr("in use by another program"));
   EXPECT_EQ(content("v", "a").size(), 2u << 20);
-}
-
-task<bool> renew_locks(rt::runtime& rt) {
-  rt.shared<gluster_volumes>().renew_locks();
-  co_return true;
-}
-
-bool comes_true(const std::function<bool()>& what) {
-  for (int i = 0; i < 5000 && !what(); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  return what();
 }
 
 TEST_P(gluster_store, locks_that_were_forgotten_are_taken_again) {

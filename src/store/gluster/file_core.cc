@@ -83,7 +83,7 @@ class library_call final : public rt::foreign_call {
   // On whichever thread: a sync that ends after this one knows.
   void ends_with(int64_t how) noexcept {
     result = how;
-    if (means_loss(request.what, how)) fd_->servers_lost.store(true, std::memory_order_release);
+    if (means_loss(request.what, how)) fd_->servers_lost->store(true, std::memory_order_release);
     finish();
   }
 
@@ -173,7 +173,7 @@ task<gluster_answer> gluster_file_core::call(gluster_request what) {
   s.requests.release(1);
   if (!ended) {
     answer.result = -ETIMEDOUT;
-    fd_->servers_lost.store(true, std::memory_order_release);
+    fd_->servers_lost->store(true, std::memory_order_release);
   } else {
     answer.result = c->result;
     if (reads && due != 0 && answer.result > 0)
@@ -285,7 +285,7 @@ task<int64_t> gluster_file_core::sync() {
 
 task<int64_t> gluster_file_core::sync_here() {
   const auto held = co_await syncing_.lock();
-  if (fd_->servers_lost.exchange(false)) must_write_again_ = true;
+  if (fd_->servers_lost->exchange(false)) must_write_again_ = true;
   if (must_write_again_) {
     const int64_t again = co_await write_again();
     if (again < 0) co_return again;
@@ -295,7 +295,8 @@ task<int64_t> gluster_file_core::sync_here() {
   what.what = kind::sync;
   gluster_answer answer = co_await call(std::move(what));
   // Lost meanwhile: the next one writes again.
-  if (answer.result >= 0 && fd_->servers_lost.load(std::memory_order_acquire)) answer.result = -EIO;
+  if (answer.result >= 0 && fd_->servers_lost->load(std::memory_order_acquire))
+    answer.result = -EIO;
   if (answer.result < 0) {
     must_write_again_ = true;
     co_return answer.result;
@@ -398,6 +399,8 @@ task<base::result<rt::file_extent>> gluster_file_core::find_extent_here(uint64_t
       // Behind the last data; a server or translator that cannot seek says data.
       const bool hole = errno == ENXIO;
       if (!hole && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) out.error = errno;
+      if (means_loss(kind::read, -int64_t{out.error}))
+        fd->servers_lost->store(true, std::memory_order_release);
       out.extent = {far - offset, hole};
     } else if (data > at) {
       out.extent = {static_cast<uint64_t>(data - at), true};

@@ -88,6 +88,8 @@ void gluster_image_lock::renew() {
   int error = ask();
   // A file that the library could not move to its new translators.
   if (error == EBADFD || error == EBADF) error = take_by_new_file();
+  if (error == ENOTCONN || error == ETIMEDOUT)
+    servers_lost_->store(true, std::memory_order_release);
   tell(error);
 }
 
@@ -127,7 +129,7 @@ task<outcome<lock_kind>> lock_gluster_image(std::shared_ptr<gluster_volume> volu
   const uint64_t patience = rt::reactor::current().now_ns() + patience_ns;
   const bool writable = info.writable;
   for (;;) {
-    auto lock = std::make_shared<gluster_image_lock>(volume, info, path);
+    auto lock = std::make_shared<gluster_image_lock>(volume, info, path, image->servers_lost);
     auto work = [lock] { return lock->take(); };
     const auto done = co_await rt::run_blocking<int>(volume->threads(), std::move(work), due_ns);
     const int error = done.value_or(ETIMEDOUT);

@@ -9,6 +9,7 @@
 // (gluster_volumes), by another file where that has to be.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,12 +24,18 @@ namespace lbd::store {
 // All calls block, one at a time. Dropping the object gives the lock back as well, sooner or later.
 class gluster_image_lock {
  public:
-  gluster_image_lock(std::shared_ptr<gluster_volume> volume, rt::file_info info, std::string path)
-      : volume_(std::move(volume)), info_(std::move(info)), path_(std::move(path)) {}
+  // `servers_lost` is the image's (gluster_fd).
+  gluster_image_lock(std::shared_ptr<gluster_volume> volume, rt::file_info info, std::string path,
+                     std::shared_ptr<std::atomic<bool>> servers_lost)
+      : volume_(std::move(volume)),
+        info_(std::move(info)),
+        path_(std::move(path)),
+        servers_lost_(std::move(servers_lost)) {}
 
   // For a writer or a reader as `info` said; 0 or errno.
   int take();
   // What is lost is taken again, if nobody else has it by now; the log tells when somebody has.
+  // Servers that are away then are told to the image: between requests nobody else would notice.
   void renew();
   // A writer that only reads from now on.
   void become_reader();
@@ -44,6 +51,7 @@ class gluster_image_lock {
   const std::shared_ptr<gluster_volume> volume_;
   rt::file_info info_;
   const std::string path_;
+  const std::shared_ptr<std::atomic<bool>> servers_lost_;
   std::mutex calls_;  // and of what follows
   std::shared_ptr<gluster_fd> holder_;
   unsigned refused_ = 0;  // times in a row

@@ -53,6 +53,7 @@ class gluster_fd {
   gluster_fd(std::shared_ptr<gluster_volume> volume, glfs_fd* fd)
       : late(std::make_shared<std::atomic<uint64_t>>(0)),
         late_reads(std::make_shared<std::atomic<uint64_t>>(0)),
+        servers_lost(std::make_shared<std::atomic<bool>>(false)),
         volume_(std::move(volume)),
         fd_(fd) {}
   ~gluster_fd();
@@ -69,7 +70,7 @@ class gluster_fd {
   const std::shared_ptr<std::atomic<uint64_t>> late, late_reads;
   // Servers were away since the last sync began, perhaps without power: what they answered before
   // may be gone, and no sync of theirs would tell. Set before anybody hears of it.
-  std::atomic<bool> servers_lost{false};
+  const std::shared_ptr<std::atomic<bool>> servers_lost;
   // Held while calls may reach this file. Not by this file itself: the library moves locks when it
   // changes its translators, and a file whose locks it cannot move is lost.
   std::shared_ptr<gluster_image_lock> lock;
