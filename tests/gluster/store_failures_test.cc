@@ -142,6 +142,7 @@ TEST_P(gluster_store_failures, writes_fail_when_no_sync_makes_room_for_their_cop
   fake().clear_rules();
   EXPECT_TRUE(rt_->run_until(write(*d, 0, "x")));
   EXPECT_TRUE(rt_->run_until(d->flush({})));
+  rt_->run_until(d->close());  // waits for a sync that began by itself
 }
 
 TEST_P(gluster_store_failures, a_fua_write_whose_sync_fails_fails) {

@@ -416,6 +416,7 @@ TEST_P(gluster_store, unsynced_writes_are_synced_before_their_copies_are_many) {
   const auto d = open();
   EXPECT_TRUE(rt_->run_until(write_much(*d, 200)));
   EXPECT_GE(fake().count("fdatasync"), 3u);
+  rt_->run_until(d->close());  // waits for a sync that began by itself
 }
 
 TEST_P(gluster_store, closing_waits_for_a_sync_that_began_by_itself) {
