@@ -307,6 +307,12 @@ TEST_P(gluster_store_failures, an_image_that_is_made_too_late_is_removed) {
   EXPECT_EQ(make(*rt_), errc::ok);
 }
 
+TEST_P(gluster_store_failures, an_image_that_another_program_has_taken_meanwhile_stays) {
+  fake().rule("posix_lock fail 11");
+  EXPECT_EQ(make(*rt_), errc::busy);
+  EXPECT_EQ(content("v", "new"), "");
+}
+
 TEST_P(gluster_store_failures, what_has_taken_the_name_of_an_image_made_in_vain_stays) {
   uint64_t inode = 0;
   {

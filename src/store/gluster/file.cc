@@ -209,7 +209,9 @@ task<outcome<std::unique_ptr<gluster_file>>> open_gluster_file(rt::runtime& runt
   rt::lock_kind held = rt::lock_kind::none;
   if (lock == gluster_lock::yes) {
     const auto locked = co_await lock_gluster_image(volume, done->fd, info, from.path, due);
-    if (!locked && made) co_await remove_made_gluster_image(runtime, from, info.inode);
+    // Whoever has it by now found it in the moment since it was made.
+    const bool taken = !locked && locked.error().code == errc::busy;
+    if (!locked && made && !taken) co_await remove_made_gluster_image(runtime, from, info.inode);
     if (!locked) co_return locked.error();
     held = *locked;
     if (held != rt::lock_kind::none) co_await gluster_volumes::keep_locked(runtime, done->fd->lock);

@@ -49,7 +49,8 @@ enum class gluster_lock { no, yes };
 // Opens on the calling reactor, which becomes the home of the file's syncs. options.direct is not
 // used. Errors: as the servers say (noent, exist, access ...), timed_out, busy (locked by another
 // program); each names the image and the servers. Nothing stays of an image that was made for an
-// opening that failed, also if it comes to be made only when nobody waits any more.
+// opening that failed, also if it comes to be made only when nobody waits any more; but one that
+// another program has locked meanwhile is that program's.
 rt::task<base::outcome<std::unique_ptr<gluster_file>>> open_gluster_file(
     rt::runtime& runtime, uri::gluster_source from, rt::open_options options,
     gluster_lock lock = gluster_lock::yes);

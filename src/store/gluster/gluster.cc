@@ -130,8 +130,9 @@ task<outcome<std::unique_ptr<gluster_device>>> gluster_device::make(rt::runtime&
     if (!synced) sized = synced.error();
   }
   if (sized) co_return std::unique_ptr<gluster_device>(new gluster_device(std::move(file)));
-  co_await file->close();
+  // While it is locked: nobody else has it.
   co_await remove_made_gluster_image(runtime, from, file->info().inode);
+  co_await file->close();
   co_return cannot("size", from, static_cast<int>(sized.error().code));
 }
 
