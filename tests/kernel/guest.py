@@ -19,9 +19,9 @@ import build_guest
 HOST = "10.0.2.2"  # the host's 127.0.0.1, seen from the guest
 
 # Emulation rather than KVM: it behaves alike on every machine. nokaslr to no_timer_check, and la57=off,
-# are about the time it takes to start; panic=-1 with -no-reboot turns a kernel panic into an end.
+# are about the time it takes to start; panic=-1 with -no-reboot turns a kernel's crash into an end.
 KERNEL_ARGUMENTS = (
-    "console=ttyS0,115200 quiet loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
+    "console=ttyS0,115200 quiet loglevel=4 oops=panic panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
     "lpj=4000000 audit=0 random.trust_cpu=on cryptomgr.notests rdinit=/init selinux=0 apparmor=0 "
     "nowatchdog rcupdate.rcu_expedited=1")
 MACHINE = ("-M", "pc,usb=off,vmport=off,hpet=off", "-accel", "tcg,thread=multi,tb-size=256",

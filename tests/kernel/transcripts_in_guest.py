@@ -61,7 +61,7 @@ def play(asked):
             disks.append(scratch / f"disk{number}")
             with open(disks[-1], "wb") as file:
                 file.truncate(DISK_BYTES)
-        result = guest.run("\n".join(lines), disks=disks, share=share, timeout_s=1100)
+        result = guest.run("\n".join(lines), disks=disks, share=share, timeout_s=600)
     if result.status is None:
         raise AssertionError(f"the guest died:\n{result.output[-3000:]}\n{result.console[-3000:]}")
     played = []
