@@ -208,7 +208,7 @@ class OneHost(Case):
         uri = self.make("a.img", "64M")
         server = self.serve("-f", uri)
         load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=24m", "--iodepth=16", "--loops=2",
-                              "--fsync=128")
+                              "--fsync=128", "--rate_iops=,2000")  # 6 s on any machine
         time.sleep(1)
         self.cluster.kill_bricks(1, self.volume)
         time.sleep(2)
@@ -280,7 +280,7 @@ class OneHost(Case):
         self.own_volume()
         server = self.serve("-f", self.make("a.img", "32M"))
         load = self.start_fio(server.uri, "--rw=randwrite", "--bs=4k", "--size=16m", "--iodepth=16", "--loops=4",
-                              "--fsync=128")
+                              "--fsync=128", "--rate_iops=,3000")  # 5 s on any machine
         # Each makes the library build another stack of translators and move the open file over.
         for value in ("off", "on", "off"):
             time.sleep(0.5)
