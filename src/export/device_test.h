@@ -39,7 +39,7 @@ class test_device final : public block::block_device, private block::crossing {
     test_device& device_;
   };
   access memory() noexcept { return access(*this); }
-  block::limits limits_;
+  block::limits limits_;           // before requests
   std::atomic<bool> hold{false};   // operations wait
   std::atomic<int> hold_first{0};  // ... or only so many of the first ones
   std::atomic<errc> error{errc::ok};
@@ -51,7 +51,14 @@ class test_device final : public block::block_device, private block::crossing {
   std::atomic<uint32_t> last_flags{0};
   std::atomic<uint64_t> longest{0};
 
-  const block::limits& limits() const noexcept override { return limits_; }
+  const block::limits& limits() const noexcept override {
+    return refuses_writes_ ? refusing_ : limits_;
+  }
+  void become_read_only() {
+    refusing_ = limits_;
+    refusing_.read_only = true;
+    refuses_writes_ = true;
+  }
 
   task<result<void>> read(uint64_t offset, rt::segments to, block::io_opts io) override {
     ++reads;
@@ -130,6 +137,8 @@ class test_device final : public block::block_device, private block::crossing {
   }
 
   std::vector<std::byte> memory_;
+  block::limits refusing_;
+  std::atomic<bool> refuses_writes_{false};
   std::atomic<uint64_t> order_{0};
 };
 

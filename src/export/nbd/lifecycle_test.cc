@@ -73,7 +73,7 @@ TEST_F(lifecycle, stop_flushes_what_was_written_before_the_device_became_read_on
   server_->add(other_, "never written", true);
   auto c = connect();
   EXPECT_EQ(c->call(command::write, 0, 4096, 0, pattern(4096, 1)).error, wire_error::none);
-  disk_.limits_.read_only = true;
+  disk_.become_read_only();
   server_->stop();
   EXPECT_EQ(disk_.flushes, 1);
   EXPECT_EQ(other_.flushes, 0);
